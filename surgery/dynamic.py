@@ -1,0 +1,203 @@
+"""Make height and width symbolic, and undo what froze them in the body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from surgery.errors import Refused
+from surgery.geometry import Trunk
+from surgery.graph import Builder, Op
+from surgery.ops.shape import RESHAPES
+from surgery.ops.window import WINDOWED, statement
+from surgery.rules import Map
+from surgery.shapes import Facts
+
+SPACE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+GRID_NAMES = {1: ("cols",), 2: ("rows", "cols"), 3: ("slices", "rows", "cols")}
+BATCH = "N"
+
+
+def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Facts) -> list[str]:
+    """Rewrite, in place, the trunk nodes that hold the window's size; returns a line for each."""
+    build = Builder(graph, opset, space=len(facts.axes))
+    alive = {id(n) for n in graph.nodes}
+    notes = []
+    for op in ops:
+        if id(op.node) not in alive or op.outputs[0] not in trunk.maps:
+            continue
+        build.prefix = op.name
+        if op.kind in WINDOWED and not op.domain:
+            notes += free_window(op)
+        elif op.kind in RESHAPES:
+            notes += free_reshape(build, op, trunk)
+        freeze_sizes(build, op, facts)
+    for gate in trunk.gates:
+        build.prefix = gate.name
+        notes += free_gate(build, gate, trunk)
+    return notes
+
+
+def free_window(op: Op) -> list[str]:
+    """Write out pads that auto_pad computes from the size; a stride over a single cell becomes 1."""
+    attrs = op.node.attrs
+    slides = statement(op).slides
+    notes = []
+    if attrs.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
+        mode = attrs.pop("auto_pad")
+        attrs["pads"] = [s.before for s in slides] + [s.after for s in slides]
+        notes.append(f"{op.kind} {op.name!r}: auto_pad {mode} written out as pads {attrs['pads']}")
+    single = [out == 1 and s.stride > 1 for out, s in zip(op.out_shape()[2:], slides, strict=True)]
+    if any(single):
+        attrs["strides"] = [1 if one else s.stride for one, s in zip(single, slides, strict=True)]
+        notes.append(f"{op.kind} {op.name!r}: its stride over a single cell made 1")
+    return notes
+
+
+def free_reshape(build: Builder, op: Op, trunk: Trunk) -> list[str]:
+    """A Reshape of channels takes height and width from its input, not from the window.
+
+    A channel shuffle (Reshape, Transpose, Reshape) becomes what it is: a Gather of channels.
+    """
+    if op.kind in ("Squeeze", "Unsqueeze"):
+        return []
+    old, new = trunk.maps[op.inputs[0]], trunk.maps[op.outputs[0]]
+    shuffled = channel_order(op.node, old, new, trunk)
+    if shuffled is not None:
+        tensor, order = shuffled
+        out = (
+            tensor
+            if (order == np.arange(order.size)).all()
+            else build.emit("Gather", [tensor, build.ints("channels", order)], {"axis": 1})
+        )
+        _take_over(build, op.node, out)
+        return [f"{op.kind} {op.name!r}: a channel shuffle, now a Gather of channels"]
+    dims: list[Any] = []
+    for j, size in enumerate(new.shape):
+        if j == 0:
+            dims.append(0)
+        elif j not in new.axes:
+            dims.append(size)
+        else:
+            a = old.axes[new.axes.index(j)]
+            dims.append(0 if a == j else build.shape_of(op.node.inputs[0], a, a + 1))
+    _take_over(build, op.node, build.reshape(op.node.inputs[0], dims))
+    return [f"{op.kind} {op.name!r}: takes height and width from its input"]
+
+
+def channel_order(node: gs.Node, old: Map, new: Map, trunk: Trunk) -> tuple[Any, Any] | None:
+    """The tensor and the order of its channels, where Reshapes and Transposes only reorder channels."""
+    if len(new.channel_dims) != 1 or new.axes != tuple(range(2, len(new.shape))):
+        return None
+    chain = [node]
+    tensor = node.inputs[0]
+    while tensor.inputs and tensor.inputs[0].op in ("Transpose", "Reshape") and tensor.name in trunk.maps:
+        chain.append(tensor.inputs[0])
+        tensor = tensor.inputs[0].inputs[0]
+        source = trunk.maps.get(tensor.name)
+        if source is None:
+            return None
+        if source.axes == new.axes and len(source.channel_dims) == 1 and len(source.shape) == len(new.shape):
+            break
+    else:
+        return None
+    order = np.arange(source.shape[1]).reshape(_channels_only(source))
+    for step in reversed(chain):
+        if step.op == "Transpose":
+            order = order.transpose(step.attrs.get("perm", list(range(order.ndim))[::-1]))
+        else:
+            order = order.reshape(_channels_only(trunk.maps[step.outputs[0].name]))
+    return tensor, order.ravel()
+
+
+def _channels_only(m: Map) -> list[int]:
+    return [1 if d == 0 or d in m.axes else size for d, size in enumerate(m.shape)]
+
+
+def _take_over(build: Builder, node: gs.Node, tensor: Any) -> None:
+    """Let a new tensor stand where a node's output stood."""
+    old = node.outputs[0]
+    for user in list(old.outputs):
+        user.inputs = [tensor if i is old else i for i in user.inputs]
+    if any(o is old for o in build.graph.outputs):
+        name = old.name
+        old.name = build.fresh(f"{name}/before")
+        final = build.emit("Identity", [tensor])
+        final.name, final.dtype = name, old.dtype
+        build.graph.outputs[:] = [final if o is old else o for o in build.graph.outputs]
+    elif tensor.inputs and id(tensor.inputs[0]) in build.made:
+        old.name, tensor.name = build.fresh(f"{old.name}/before"), old.name
+    node.outputs.clear()
+
+
+def freeze_sizes(build: Builder, op: Op, facts: Facts) -> None:
+    """Settings that the original computes from a shape keep the window's value."""
+    for i, tensor in enumerate(op.node.inputs):
+        if isinstance(tensor, gs.Constant) or not tensor.inputs or tensor.name not in facts.values:
+            continue
+        if _from_shape(tensor):
+            op.node.inputs[i] = build.constant("at_window", facts.values[tensor.name])
+
+
+def _from_shape(tensor: Any) -> bool:
+    """Whether a tensor is computed from the shape of another."""
+    seen: set[str] = set()
+    queue = [tensor]
+    while queue:
+        t = queue.pop()
+        for node in t.inputs:
+            if node.op in ("Shape", "Size"):
+                return True
+            queue += [i for i in node.inputs if i.name not in seen and not isinstance(i, gs.Constant)]
+            seen |= {i.name for i in node.inputs}
+    return False
+
+
+def free_gate(build: Builder, op: Op, trunk: Trunk) -> list[str]:
+    """A gate must take the whole image: a pool as large as the window's map becomes a global pool."""
+    if op.inputs[0] not in trunk.maps or op.kind.startswith("Global") or op.kind.startswith("Reduce"):
+        return []
+    kinds = {"AveragePool": "GlobalAveragePool", "MaxPool": "GlobalMaxPool"}
+    if op.kind in kinds:
+        op.node.op = kinds[op.kind]
+        op.node.attrs.clear()
+        return [f"{op.kind} {op.name!r}: pools the whole image"]
+    why = "it takes a number of positions that the window fixes, and returns to the map"
+    raise Refused(
+        f"cannot free {op.kind} {op.name!r}: {why}. It has no meaning at another size, with --allow-global "
+        "or without; the exact engine (--exact) keeps the crops' answers.",
+        node=op.name,
+        op=op.kind,
+        why=why,
+    )
+
+
+def name_dims(graph: gs.Graph, facts: Facts, trunk: Trunk, dims: dict[str, tuple[Any, ...]]) -> None:
+    """Name the dims of the image and the outputs, and forget every inner shape.
+
+    onnxruntime takes a stale inner shape as truth, so none is left.
+    """
+    ends = {id(t) for t in [*graph.inputs, *graph.outputs]}
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and id(tensor) not in ends:
+            tensor.shape = None
+    names = SPACE_NAMES[len(facts.axes)]
+    for tensor in graph.inputs:
+        if tensor.name == facts.image:
+            batch = tensor.shape[0] if isinstance(tensor.shape[0], str) else BATCH
+            shape = [batch, *facts.shape[1:]]
+            for axis, name in zip(facts.axes, names, strict=True):
+                shape[axis] = name
+            tensor.shape = shape
+    for tensor in graph.outputs:
+        if tensor.name in dims:
+            tensor.shape = list(dims[tensor.name])
+        elif tensor.name in trunk.maps:
+            m = trunk.maps[tensor.name]
+            tensor.shape = [
+                BATCH if d == 0 else f"{tensor.name}_{names[m.axes.index(d)]}" if d in m.axes else size
+                for d, size in enumerate(m.shape)
+            ]

@@ -1,0 +1,77 @@
+"""What may be put behind the score map: cut it to full windows, or average it over positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from surgery.dynamic import BATCH
+from surgery.graph import Builder
+from surgery.head import Geometry
+
+REDUCTIONS = {"mean": ("GlobalAveragePool", "ReduceMean"), "max": ("GlobalMaxPool", "ReduceMax")}
+
+
+def trim(
+    graph: gs.Graph, opset: int, geometry: Geometry, image: str, axes: tuple[int, ...], names: list[str]
+) -> None:
+    """Cut the named maps, in place, to the positions whose window lies in the image.
+
+    Along each axis these are `(pixels - window) // stride + 1`.
+    """
+    build = Builder(graph, opset, space=len(axes))
+    build.prefix = "trim"
+    tensor = next(t for t in graph.inputs if t.name == image)
+    sides = build.shape_of(tensor, axes[0], axes[-1] + 1)
+    room = build.emit("Sub", [sides, build.ints("window", geometry.window)])
+    steps = build.emit("Div", [room, build.ints("stride", geometry.stride)])
+    grid = build.emit("Add", [steps, build.ints("one", [1] * len(axes))])
+    zeros = build.ints("zeros", [0] * len(axes))
+    for name in names:
+        rank = len(_output(graph, name).shape)
+        if opset < 10:
+            cut = _dynamic_slice_9(build, _output(graph, name), grid, rank)
+        else:
+            last = build.ints("axes", range(rank - len(axes), rank))
+            cut = build.emit("Slice", [_output(graph, name), zeros, grid, last])
+        _replace_output(graph, build, name, cut, _output(graph, name).shape)
+
+
+def _dynamic_slice_9(build: Builder, tensor: Any, grid: Any, rank: int) -> Any:
+    """Slice by computed ends before opset 10, where Slice took constants: gather a range of places."""
+    for k in range(build.space):
+        count = build.slice(grid, [k], [k + 1], [0])
+        ones = build.emit("ConstantOfShape", [count], {"value": gs.Constant("one", np.ones(1, np.float32))})
+        places = build.with_axes("Squeeze", build.emit("NonZero", [ones]), [0])
+        tensor = build.emit("Gather", [tensor, places], {"axis": rank - build.space + k})
+    return tensor
+
+
+def reduce(graph: gs.Graph, opset: int, kind: str, names: list[str], space: int) -> None:
+    """Average (or take the largest of) the named maps over their positions, in place."""
+    build = Builder(graph, opset, space)
+    pool, reduction = REDUCTIONS[kind]
+    for name in names:
+        build.prefix = f"reduce/{name}"
+        tensor = _output(graph, name)
+        rank = len(tensor.shape)
+        axes = list(range(rank - space, rank))
+        if rank == space + 2:
+            out = build.with_axes("Squeeze", build.emit(pool, [tensor]), axes)
+        else:
+            out = build.reduce(reduction, tensor, axes, keepdims=0)
+        _replace_output(graph, build, name, out, tensor.shape[:-space])
+
+
+def _output(graph: gs.Graph, name: str) -> Any:
+    return next(t for t in graph.outputs if t.name == name)
+
+
+def _replace_output(graph: gs.Graph, build: Builder, name: str, tensor: Any, shape: Any) -> None:
+    old = _output(graph, name)
+    old.name, dtype = build.fresh(f"{name}/map"), old.dtype
+    tensor.name, tensor.dtype, tensor.shape = name, dtype, [BATCH, *shape[1:]]
+    graph.outputs[:] = [tensor if o is old else o for o in graph.outputs]
+    old.shape = None

@@ -1,0 +1,185 @@
+"""The flatten points: which maps the head reads windows of, and what that makes of the whole net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lcm, prod
+from typing import Any
+
+import numpy as np
+
+from surgery.errors import Reason, Refused
+from surgery.field import Axis, Field
+from surgery.geometry import Trunk, walk
+from surgery.graph import Op
+from surgery.rules import Map
+from surgery.shapes import Facts
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the windows of a net lie. Everything is per spatial axis, y before x, in pixels or cells.
+
+    `window` and `stride` in pixels; `field` the pixels one score depends on (start and size); `margin`
+    the cells at the start and end of the head's input that the window's border reaches, `touched` their
+    share of it; `extra` how many rows and columns the map can have beyond the last full window; `sizes`
+    the images the net takes: `min` and every `step` pixels more.
+    """
+
+    window: tuple[int, ...]
+    stride: tuple[int, ...]
+    field_start: tuple[int, ...]
+    field_size: tuple[int, ...]
+    margin: tuple[tuple[int, int], ...]
+    touched: float
+    extra: tuple[int, ...]
+    step: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of the reports."""
+        return {
+            "window": list(self.window),
+            "stride": list(self.stride),
+            "field": {"start": list(self.field_start), "size": list(self.field_size)},
+            "margin": [list(m) for m in self.margin],
+            "touched": self.touched,
+            "extra": list(self.extra),
+            "sizes": {"min": list(self.window), "step": list(self.step)},
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Geometry:
+        """The geometry that `to_json` wrote."""
+        return cls(
+            tuple(data["window"]),
+            tuple(data["stride"]),
+            tuple(data["field"]["start"]),
+            tuple(data["field"]["size"]),
+            tuple((a, b) for a, b in data["margin"]),
+            data["touched"],
+            tuple(data["extra"]),
+            tuple(data["sizes"]["step"]),
+        )
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """How many full windows an image of so many pixels has, per axis."""
+        sides = zip(size, self.window, self.stride, strict=True)
+        return tuple(max(0, (n - w) // s + 1) for n, w, s in sides)
+
+    def box(self, *cell: int) -> tuple[int, ...]:
+        """The pixels of the window at a cell of the score map, as (top, left, bottom, right), end excluded.
+
+        >>> Geometry((24, 24), (4, 4), (0, 0), (24, 24), ((0, 0), (0, 0)), 0.0, (0, 0), (1, 1)).box(1, 2)
+        (4, 8, 28, 32)
+        """
+        start = tuple(i * s for i, s in zip(cell, self.stride, strict=True))
+        return (*start, *(a + w for a, w in zip(start, self.window, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The head of a net: its ops in order, the maps it reads, and the pixels between its windows."""
+
+    ops: tuple[Op, ...]
+    sources: dict[str, Map]
+    geometry: Geometry
+    verdict: str
+    reasons: tuple[Reason, ...]
+
+    def stride_in_cells(self, m: Map) -> tuple[int, ...]:
+        """How many cells of a map lie between neighbouring windows."""
+        return tuple(int(s / f) for s, f in zip(self.geometry.stride, m.stride, strict=True))
+
+
+def find(ops: Sequence[Op], facts: Facts) -> tuple[Trunk, Head]:
+    """Walk the net and find its head. Raises Refused where there is none."""
+    trunk = walk(ops, facts)
+    sources = sources_of(trunk)
+    if not sources:
+        raise Refused(nothing_folded(trunk, facts), why="it is already fully convolutional")
+    stride = net_stride(sources)
+    need = 2 * max(stride)
+    if need > 64:
+        trunk = walk(ops, facts, need)
+        sources = sources_of(trunk)
+    geometry = measure(sources, facts.window, stride)
+    verdict, reasons = judge(trunk, geometry)
+    return trunk, Head(trunk.head, sources, geometry, verdict, reasons)
+
+
+def sources_of(trunk: Trunk) -> dict[str, Map]:
+    """The maps that an op of the head reads."""
+    return {n: trunk.maps[n] for op in trunk.head for n in op.inputs if n in trunk.maps}
+
+
+def nothing_folded(trunk: Trunk, facts: Facts) -> str:
+    """Why a net without a head has nothing to convert."""
+    return (
+        f"nothing to convert: every tensor that depends on the image {facts.image!r} is still a map, so the "
+        "model is already fully convolutional. Only its input dims may need to be made symbolic "
+        "(onnx.tools.update_model_dims)."
+    )
+
+
+def net_stride(sources: dict[str, Map]) -> tuple[int, ...]:
+    """Pixels between neighbouring windows: the least common multiple of the maps' own strides."""
+    steps = []
+    for axis in zip(*(m.stride for m in sources.values()), strict=True):
+        whole = [s.numerator for s in axis]  # a stride of 3/2 pixels meets the pixels every 3
+        steps.append(lcm(*whole))
+    return tuple(steps)
+
+
+def measure(sources: dict[str, Map], window: tuple[int, ...], stride: tuple[int, ...]) -> Geometry:
+    """The geometry of windows over these maps."""
+    fields, margins, extra, step = [], [], [], []
+    for k, s in enumerate(stride):
+        axes = [m.geometry[k] for m in sources.values()]
+        fields.append(_widest([a.field.span(a.cells) for a in axes]))
+        worst = max(axes, key=lambda a: sum(a.margin) / a.cells)
+        margins.append(worst.margin)
+        rows = _rows(axes, s)
+        extra.append(int(max(0, (rows - np.arange(len(rows)) // s - 1)[:s].max())))
+        step.append(_step(rows, s))
+    total = sum(prod(m.cells) for m in sources.values())
+    clean = sum(prod(a.clean for a in m.geometry) for m in sources.values())
+    return Geometry(
+        window,
+        stride,
+        tuple(int(f.start) for f in fields),
+        tuple(int(f.size) for f in fields),
+        tuple(margins),
+        1 - clean / total,
+        tuple(extra),
+        tuple(step),
+    )
+
+
+def _widest(fields: list[Field]) -> Field:
+    start = min(f.start for f in fields)
+    return Field(start, max(f.start + f.size for f in fields) - start, 1)
+
+
+def _rows(axes: list[Axis], stride: int) -> Any:
+    """The map's length for every size followed; -1 where the net cannot run or its parts do not meet."""
+    rows = []
+    for axis in axes:
+        step = int(stride / axis.field.stride)
+        rows.append(np.where(axis.lengths < 0, -1, (axis.lengths - axis.cells) // step + 1))
+    return np.where(np.all([r == rows[0] for r in rows], axis=0), rows[0], -1)
+
+
+def _step(rows: Any, stride: int) -> int:
+    """The least step at which every size is taken, from the window on."""
+    steps = [d for d in range(1, stride + 1) if stride % d == 0]
+    return next((d for d in steps if (rows[:stride:d] > 0).all()), stride)
+
+
+def judge(trunk: Trunk, geometry: Geometry) -> tuple[str, tuple[Reason, ...]]:
+    """The verdict and the reasons for it."""
+    if trunk.mixing:
+        return "global", trunk.mixing
+    if geometry.touched > 0:
+        return "padded", trunk.pads
+    return "exact", ()

@@ -1,0 +1,251 @@
+"""Ops that treat every value alone: activations, arithmetic, comparisons, Dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from surgery.graph import Builder, Op
+from surgery.positions import align, beside, materialize, scalar, view, without_units
+from surgery.rules import Array, Folded, Lifted, Map, NoRule, geometry, lift
+
+UNARY = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Cos", "Cosh",
+    "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
+    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid",
+    "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+)  # fmt: skip
+BINARY = (
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean",
+    "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+)  # fmt: skip
+AFFINE = ("Add", "Sub", "Mul", "Div")
+
+
+# ------------------------------------------------------------------ geometry
+
+
+@geometry.rule(*UNARY)
+def unchanged(op: Op, inputs: list[Any]) -> Map:
+    """Positions untouched."""
+    x: Map = inputs[0]
+    return x.with_shape(op.out_shape())
+
+
+@geometry.rule("Clip", "Dropout")
+def unchanged_with_settings(op: Op, inputs: list[Any]) -> list[Any]:
+    """Positions untouched; what else the op reads are settings."""
+    if any(isinstance(i, Map) for i in inputs[1:]):
+        raise NoRule("its bounds depend on the image")
+    _check_dropout(op)
+    return [inputs[0].with_shape(op.out_shape(i)) for i in range(len(op.outputs))]
+
+
+@geometry.rule(*BINARY)
+def broadcast(op: Op, inputs: list[Any]) -> Map:
+    """Cell meets cell; a constant must be the same at every position."""
+    shape = op.out_shape()
+    maps = [(i, m) for i, m in enumerate(inputs) if isinstance(m, Map)]
+    joined: Map | None = None
+    for i, m in maps:
+        if op.kind == "PRelu" and i == 1:
+            raise NoRule("its slope depends on the image")
+        lead = len(shape) - len(m.shape)
+        seen = Map(shape, tuple(a + lead for a in m.axes), m.geometry)
+        if lead or m.shape[0] != shape[0]:
+            raise NoRule(f"{list(m.shape)} broadcasts to {list(shape)}: the batch would move")
+        joined = seen if joined is None else meet(joined, seen)
+    assert joined is not None
+    for value in inputs:
+        if isinstance(value, np.ndarray):
+            check_uniform(value, joined)
+    return joined
+
+
+def meet(x: Map, y: Map) -> Map:
+    """The map of an op over the cells of both."""
+    if x.axes != y.axes:
+        raise NoRule(f"space lies in dims {list(x.axes)} of one input and {list(y.axes)} of another")
+    try:
+        joined = tuple(a.join(b) for a, b in zip(x.geometry, y.geometry, strict=True))
+    except ValueError as error:
+        raise NoRule(f"its inputs do not lie on one grid: {error}") from error
+    return replace(x, geometry=joined)
+
+
+def check_uniform(value: Array, x: Map) -> None:
+    """Raise where a constant differs from position to position inside the window."""
+    lead = len(x.shape) - value.ndim
+    for axis in x.axes:
+        inside = axis - lead
+        if inside < 0 or value.shape[inside] == 1:
+            continue
+        if (value != value.take([0], inside)).any():
+            raise NoRule(
+                f"a constant of shape {list(value.shape)} differs from position to position in the window; "
+                "it has no meaning in a larger image (a mean image: use its mean per channel)"
+            )
+
+
+# ------------------------------------------------------------------ lifted
+
+
+@lift.rule(*UNARY)
+def same_op(build: Builder, op: Op, inputs: list[Any]) -> Any:
+    """The same op, at every position; on a folded window, on the map it is folded from."""
+    return each(build, op, inputs[0], [])
+
+
+@lift.rule("Clip")
+def same_clip(build: Builder, op: Op, inputs: list[Any]) -> Any:
+    """Clip with its bounds as they are."""
+    bounds = inputs[1:]
+    if any(b is not None and not isinstance(b, np.ndarray) for b in bounds):
+        raise NoRule("its bounds depend on the image")
+    consts = [gs.Variable.empty() if b is None else scalar(build, b, "bound") for b in bounds]
+    return each(build, op, inputs[0], consts)
+
+
+def each(build: Builder, op: Op, x: Folded | Lifted, settings: list[Any]) -> Folded | Lifted:
+    """Emit the op over every value of `x`, with scalar settings."""
+    if isinstance(x, Folded) and x.plain:
+        return on_sources(x, lambda tensor: _apply(build, op, [tensor, *settings]))
+    x = materialize(build, x)
+    return replace(x, tensor=_apply(build, op, [x.tensor, *settings]))
+
+
+def on_sources(x: Folded, change: Callable[[Any], Any]) -> Folded:
+    """The folded window with a change made to each of its maps."""
+    return replace(x, sources=tuple(replace(s, tensor=change(s.tensor)) for s in x.sources))
+
+
+def _apply(build: Builder, op: Op, inputs: list[Any]) -> Any:
+    out = build.emit(op.kind, inputs, dict(op.node.attrs), domain=op.domain)
+    out.dtype = op.facts.dtypes[op.outputs[0]]
+    return out
+
+
+@lift.rule("Dropout")
+def inference_dropout(build: Builder, op: Op, inputs: list[Any]) -> list[Any]:
+    """Dropout is the identity in inference."""
+    _check_dropout(op)
+    if len(op.outputs) > 1 and op.node.outputs[1].outputs:
+        raise NoRule("its mask is used")
+    return [inputs[0], *[None] * (len(op.outputs) - 1)]
+
+
+def _check_dropout(op: Op) -> None:
+    if op.kind != "Dropout":
+        return
+    training = op.value(2) if op.opset >= 12 else (None if op.opset >= 7 else op.attr("is_test") == 0)
+    if training is not None and bool(np.any(training)):
+        raise NoRule("it is left in training mode and draws random numbers; export the model in eval mode")
+
+
+@lift.rule(*BINARY)
+def same_binary(build: Builder, op: Op, inputs: list[Any]) -> Any:
+    """The same op, features against features, a constant given two dims more."""
+    if len(inputs) == 1:
+        return each(build, op, inputs[0], [])
+    if _foldable(op, inputs):
+        return affine(op, inputs)
+    values = [materialize(build, v) if isinstance(v, Folded) else v for v in _on_maps(build, op, inputs)]
+    if any(isinstance(v, Folded) for v in inputs) and all(isinstance(v, Folded) for v in values):
+        return values[0]
+    attach = bias_of(build, op, inputs)
+    if attach is not None:
+        return attach
+    return _emit_broadcast(build, op, values)
+
+
+def _foldable(op: Op, inputs: list[Any]) -> bool:
+    """Whether it is arithmetic of a folded window with a constant, to be taken into the next kernel."""
+    if op.kind not in AFFINE or len(inputs) != 2 or sum(isinstance(i, np.ndarray) for i in inputs) != 1:
+        return False
+    x = next(i for i in inputs if not isinstance(i, np.ndarray))
+    value = next(i for i in inputs if isinstance(i, np.ndarray))
+    if not isinstance(x, Folded) or value.dtype.kind not in "fV":
+        return False
+    if op.kind == "Div" and isinstance(inputs[0], np.ndarray):
+        return False
+    return np.broadcast_shapes(align(value, len(x.shape)).shape, x.shape) == x.shape
+
+
+def affine(op: Op, inputs: list[Any]) -> Folded:
+    """Take arithmetic per feature into the scale and shift of a folded window."""
+    left = isinstance(inputs[0], np.ndarray)
+    x: Folded = inputs[1] if left else inputs[0]
+    value: Array = inputs[0] if left else inputs[1]
+    value = np.broadcast_to(align(value, len(x.shape)), x.shape)
+    scale = np.ones(x.shape, value.dtype) if x.scale is None else x.scale
+    shift = np.zeros(x.shape, value.dtype) if x.shift is None else x.shift
+    if op.kind == "Add":
+        return replace(x, shift=shift + value)
+    if op.kind == "Sub":
+        return replace(x, scale=-scale, shift=value - shift) if left else replace(x, shift=shift - value)
+    if op.kind == "Mul":
+        return replace(x, scale=scale * value, shift=None if x.shift is None else shift * value)
+    return replace(x, scale=scale / value, shift=None if x.shift is None else shift / value)
+
+
+def _on_maps(build: Builder, op: Op, inputs: list[Any]) -> list[Any]:
+    """The inputs, with the op already done on the map where all else are scalars."""
+    folded = [v for v in inputs if isinstance(v, Folded)]
+    rest = [v for v in inputs if not isinstance(v, Folded)]
+    if (
+        len(folded) != 1
+        or not folded[0].plain
+        or not all(isinstance(v, np.ndarray) and v.size == 1 for v in rest)
+    ):
+        return inputs
+    x = folded[0]
+    consts = {i: scalar(build, v) for i, v in enumerate(inputs) if not isinstance(v, Folded)}
+
+    def over(tensor: Any) -> Any:
+        return _apply(build, op, [consts.get(i, tensor) for i in range(len(inputs))])
+
+    return [on_sources(x, over)]
+
+
+def bias_of(build: Builder, op: Op, inputs: list[Any]) -> Lifted | None:
+    """The Add behind a lifted MatMul as the bias of its Conv, where nothing else reads the MatMul."""
+    if op.kind != "Add" or sum(isinstance(i, np.ndarray) for i in inputs) != 1:
+        return None
+    at = 0 if isinstance(inputs[1], np.ndarray) else 1
+    x, value = inputs[at], inputs[1 - at]
+    if not isinstance(x, Lifted) or not x.tensor.inputs:
+        return None
+    conv, before = x.tensor.inputs[0], op.node.inputs[at]
+    fresh = conv.op == "Conv" and len(conv.inputs) == 2 and id(conv) in build.made and not x.tensor.outputs
+    alone = len(before.outputs) == 1 and before.name not in {o.name for o in build.graph.outputs}
+    features = align(value, len(x.shape))
+    if not fresh or not alone or np.broadcast_shapes(features.shape, x.shape) != x.shape or len(x.dims) != 1:
+        return None
+    bias = np.broadcast_to(features, x.shape).ravel().astype(conv.inputs[1].values.dtype)
+    conv.inputs.append(build.constant("bias", bias))
+    return x
+
+
+def _emit_broadcast(build: Builder, op: Op, values: list[Any]) -> Lifted:
+    lifted = [v for v in values if isinstance(v, Lifted)]
+    rank = max(len(v.shape) for v in lifted)
+    rank = max([rank, *[v.ndim - 1 for v in values if isinstance(v, np.ndarray)]])
+    shapes = {id(v): (1,) * (rank - len(v.shape)) + v.shape for v in lifted}
+    consts = {id(v): align(v, rank) for v in values if isinstance(v, np.ndarray) and v.size > 1}
+    shape = np.broadcast_shapes(*shapes.values(), *[c.shape for c in consts.values()])
+    drop = shape != ()  # dims that are 1 everywhere need not be there
+    keep = [i for i, d in enumerate(shape) if drop and d != 1]
+    inputs = []
+    for v in values:
+        if isinstance(v, np.ndarray):
+            if v.size == 1:
+                inputs.append(scalar(build, v))
+            else:
+                inputs.append(beside(build, consts[id(v)].reshape([consts[id(v)].shape[i] for i in keep])))
+        else:
+            inputs.append(view(build, v, tuple(shapes[id(v)][i] for i in keep) or (1,)))
+    return Lifted(_apply(build, op, inputs), shape, without_units(shape))

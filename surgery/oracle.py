@@ -1,0 +1,254 @@
+"""What the original says: of every crop of an image, and of every window of its own trunk's map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from surgery.errors import BadInput
+from surgery.model import Model
+from surgery.rules import Map
+from surgery.session import Session, noise
+from surgery.shapes import Facts
+
+SHAPE_ONLY = (
+    "Identity",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Slice",
+    "Dropout",
+    "Cast",
+)
+SOFT = ("Softmax", "LogSoftmax")
+CROPS_AT_ONCE = 8
+BYTES_AT_ONCE = 2**28
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def softmax_inputs(graph: onnx.GraphProto) -> dict[str, str]:
+    """For each output that is a softmax, possibly reshaped, the tensor that goes into it."""
+    makers = {o: node for node in graph.node for o in node.output}
+    found = {}
+    for output in graph.output:
+        node = makers.get(output.name)
+        while node is not None and node.op_type in SHAPE_ONLY and node.input:
+            node = makers.get(node.input[0])
+        if node is not None and node.op_type in SOFT:
+            name = node.input[0]
+            while name in makers and makers[name].op_type in ("Transpose", "Identity"):
+                name = makers[name].input[0]
+            found[output.name] = name
+    return found
+
+
+def with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy that gives these tensors as well."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    have = {o.name for o in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in dict.fromkeys(names) if n not in have)
+    return copy
+
+
+def relaxed(proto: onnx.ModelProto, space: dict[str, Sequence[int]] | None = None) -> onnx.ModelProto:
+    """A copy whose batch, and the dims named in `space` per input, are symbolic; no inner shapes."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.value_info[:]
+    for value in copy.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for d in [0, *(space or {}).get(value.name, ())]:
+            if d < len(dims):
+                dims[d].Clear()
+                dims[d].dim_param = f"{value.name}_{d}"
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return copy
+
+
+def cut(proto: onnx.ModelProto, inputs: Mapping[str, int], outputs: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model between tensors: `inputs` by name with their element type."""
+    makers = {o: node for node in proto.graph.node for o in node.output if o}
+    wanted, kept = list(outputs), set()
+    while wanted:
+        name = wanted.pop()
+        if name in inputs or name not in makers or id(makers[name]) in kept:
+            continue
+        kept.add(id(makers[name]))
+        wanted += makers[name].input
+    part = onnx.ModelProto()
+    part.CopyFrom(proto)
+    for field in ("node", "input", "output", "value_info", "initializer"):
+        del getattr(part.graph, field)[:]
+    part.graph.node.extend(n for n in proto.graph.node if id(n) in kept)
+    used = {i for n in part.graph.node for i in n.input} | set(outputs)
+    part.graph.initializer.extend(t for t in proto.graph.initializer if t.name in used)
+    part.graph.input.extend(v for v in proto.graph.input if v.name in used and v.name not in inputs)
+    for name, kind in inputs.items():
+        part.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    part.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
+    return part
+
+
+class Runner:
+    """Runs a fixed-window model over any number of samples: as a batch where its batch is free."""
+
+    def __init__(self, proto: onnx.ModelProto, batch: int) -> None:
+        self._proto = proto
+        self._batch = batch
+        self._alone = Session(proto)
+        self._many: Session | None = None
+        self._asked = False
+        self.inputs = self._alone.inputs
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Outputs for all samples, stacked along their first dim."""
+        count = len(next(iter(feeds.values())))
+        if count > 1 and not self._asked:
+            self._asked = True
+            self._many = self._batched(feeds) if self._batch == 1 else None
+        session, step = (self._alone, self._batch) if self._many is None else (self._many, CROPS_AT_ONCE)
+        parts = []
+        for start in range(0, count, step):
+            part = {n: v[start : start + step] for n, v in feeds.items()}
+            size = min(step, count - start)
+            if self._many is None and size < step:  # a baked batch takes no less
+                part = {n: np.resize(v, (step, *v.shape[1:])) for n, v in part.items()}
+            parts.append({n: v[:size] for n, v in session.run(part).items()})
+        return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+    def _batched(self, feeds: Arrays) -> Session | None:
+        """The model with a free batch, if two samples together give what each gives alone."""
+        two = {n: v[:2] for n, v in feeds.items()}
+        try:
+            session = Session(relaxed(self._proto))
+            both = session.run(two)
+        except BadInput:
+            return None
+        alone = [self._alone.run({n: v[i : i + 1] for n, v in two.items()}) for i in range(2)]
+        for name, value in both.items():
+            single = [a[name] for a in alone]
+            if any(s.shape[:1] != (1,) or value.shape != (2, *s.shape[1:]) for s in single):
+                return None
+            if not np.allclose(value, np.concatenate(single), rtol=1e-3, atol=1e-4, equal_nan=True):
+                return None
+        return session
+
+
+class Original:
+    """The original, asked about windows of larger images.
+
+    `taken` are the outputs that are maps of the trunk itself, `steps` the cells of each between
+    neighbouring windows; `outputs` all the others.
+    """
+
+    def __init__(
+        self, model: Model, facts: Facts, taken: dict[str, Map], steps: dict[str, tuple[int, ...]]
+    ) -> None:
+        self.model = model
+        self.facts = facts
+        self.taken = taken
+        self.steps = steps
+        self.softs = softmax_inputs(model.proto.graph)
+        self.outputs = [o.name for o in model.proto.graph.output if o.name not in taken]
+        self.tensors = list(dict.fromkeys([*self.outputs, *self.softs.values()]))
+        self._whole = Runner(with_outputs(model.proto, self.tensors), facts.batch)
+        self._head: tuple[tuple[str, ...], Runner] | None = None
+
+    def image(self, size: Sequence[int], seed: int = 1) -> NDArray[Any]:
+        """A seeded noise image of this size, with a batch of 1."""
+        shape = list(self.facts.shape)
+        shape[0] = 1
+        for axis, side in zip(self.facts.axes, size, strict=True):
+            shape[axis] = side
+        return noise(shape, self.facts.dtype, seed)
+
+    def crops(self, image: NDArray[Any], places: Sequence[tuple[int, ...]], origin: Sequence[int]) -> Arrays:
+        """Outputs for the windows that begin at these grid places, `origin` pixels apart."""
+        parts = []
+        for some in _chunks(places, self.facts.shape):
+            crops = [window_at(image, self.facts.axes, self.facts.window, p, origin) for p in some]
+            parts.append(self._whole.run(self._feeds(np.concatenate(crops))))
+        return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+    def _feeds(self, images: NDArray[Any]) -> Arrays:
+        feeds = {self.facts.image: images}
+        for value in self.model.proto.graph.input:
+            if value.name != self.facts.image:
+                shape = self.facts.shapes[value.name]
+                feeds[value.name] = np.ones((len(images), *shape[1:]), self.facts.dtypes[value.name])
+        return feeds
+
+    def trunk(self, sources: Sequence[str]) -> Session | None:
+        """The original's own trunk with height and width set free, or None where it cannot be had so.
+
+        auto_pad would mean other pads at another size, so such a trunk is no reference.
+        """
+        graph = self.model.proto.graph
+        if any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"") for n in graph.node for a in n.attribute):
+            return None
+        part = cut(self.model.proto, {}, list(sources))
+        try:
+            return Session(relaxed(part, {self.facts.image: self.facts.axes}))
+        except BadInput:
+            return None
+
+    def head(
+        self, maps: Arrays, sources: dict[str, Map], places: Sequence[tuple[int, ...]], steps: Any
+    ) -> Arrays:
+        """The original head's outputs on the windows of its maps at these grid places.
+
+        `steps[name]` is how many cells of that map lie between neighbouring windows.
+        """
+        if self._head is None:
+            kinds = {n: onnx.helper.np_dtype_to_tensor_dtype(self.facts.dtypes[n]) for n in sources}
+            self._head = (
+                tuple(sources),
+                Runner(cut(self.model.proto, kinds, self.tensors), self.facts.batch),
+            )
+        runner = self._head[1]
+        parts = []
+        for some in _chunks(places, max((m.shape for m in sources.values()), key=np.prod)):
+            feeds = {
+                n: np.concatenate([window_at(maps[n], m.axes, m.cells, p, steps[n]) for p in some])
+                for n, m in sources.items()
+            }
+            parts.append(runner.run({**self._others(runner, len(some), set(sources)), **feeds}))
+        return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+    def _others(self, runner: Runner, count: int, known: set[str]) -> Arrays:
+        """Feeds for the inputs a cut head still has: the image is asked for its shape only."""
+        names = [n for n in runner.inputs if n not in known]
+        blank = np.zeros((count, *self.facts.shape[1:]), self.facts.dtype)
+        return {n: self._feeds(blank)[n] for n in names}
+
+
+def grid_places(grid: Sequence[int]) -> list[tuple[int, ...]]:
+    """All places of a grid, row by row."""
+    return list(product(*(range(n) for n in grid)))
+
+
+def window_at(
+    x: NDArray[Any], axes: Any, cells: Any, place: tuple[int, ...], step: Sequence[int]
+) -> NDArray[Any]:
+    """The cells of a map that belong to the window at a place of the grid."""
+    index: list[slice] = [slice(None)] * x.ndim
+    for axis, size, i, s in zip(axes, cells, place, step, strict=True):
+        index[axis] = slice(i * s, i * s + size)
+    return x[tuple(index)]
+
+
+def _chunks(places: Sequence[tuple[int, ...]], shape: Sequence[int]) -> Iterator[Sequence[tuple[int, ...]]]:
+    """The places in parts whose windows fit in memory together."""
+    size = max(CROPS_AT_ONCE, BYTES_AT_ONCE // (4 * int(np.prod(shape[1:]))))
+    for start in range(0, len(places), size):
+        yield places[start : start + size]

@@ -1,0 +1,81 @@
+"""The one door to onnxruntime: make a session, run it, and turn its complaints into ours."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from surgery.errors import BadInput
+
+PROTOBUF_LIMIT = 2**31 - 1
+QUIET = 3  # onnxruntime severity: errors only
+
+
+class Session:
+    """A model loaded by onnxruntime on the CPU.
+
+    `threads` of 0 lets onnxruntime choose. `optimize` off keeps every node as it was written.
+    """
+
+    def __init__(self, model: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = QUIET
+        options.intra_op_num_threads = threads
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = QUIET
+        try:
+            self._session = self._open(ort, model, options)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise BadInput(f"onnxruntime cannot load the model: {first_line(error)}") from error
+        self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
+        self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
+
+    @staticmethod
+    def _open(ort: Any, model: onnx.ModelProto, options: Any) -> Any:
+        providers = ["CPUExecutionProvider"]
+        if model.ByteSize() < PROTOBUF_LIMIT:
+            return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            onnx.save(copy, str(path), save_as_external_data=True, location="model.data")
+            return ort.InferenceSession(str(path), options, providers=providers)
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Run once; returns the outputs by name. Raises BadInput with onnxruntime's own words."""
+        names = list(outputs) if outputs is not None else self.outputs
+        try:
+            values = self._session.run(names, dict(feeds), self._options)
+        except Exception as error:
+            raise BadInput(f"onnxruntime cannot run the model: {first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; onnxruntime appends pages of its own state."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def noise(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:
+    """A seeded random image: normal for floats, the full range for unsigned bytes, small for other ints."""
+    rng = np.random.default_rng(seed)
+    kind = np.dtype(dtype)
+    if kind == np.uint8:
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    if kind.kind in "iu":
+        return rng.integers(0, 100, shape).astype(kind)
+    return rng.standard_normal(shape, dtype=np.float32).astype(kind)

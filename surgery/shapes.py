@@ -1,0 +1,151 @@
+"""Every tensor's shape, and the value of every tensor the image does not reach, at the window's size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from surgery.errors import BadInput, Refused
+from surgery.model import Model, dims_of, dtype_of
+from surgery.session import Session, noise
+
+SHAPE_OPS = ("Shape", "Size")
+RANDOM_OPS = (
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What one run of the original at the window's size has shown.
+
+    `shapes` holds every tensor's shape, batch included; `values` the tensors that depend on weights and
+    shapes alone. `batch` is the batch the run was made with; `windows` the image's spatial dims.
+    """
+
+    image: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    batch: int
+    axes: tuple[int, ...]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, np.dtype[Any]]
+    values: dict[str, NDArray[Any]]
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The window in pixels, per spatial axis."""
+        return tuple(self.shape[a] for a in self.axes)
+
+
+def observe(model: Model, window: tuple[int, ...] | None = None) -> Facts:
+    """Run the original once with every tensor as an output, and note what it shows.
+
+    A run knows the shapes that inference loses (Shape chains, ops of other domains, old IR versions).
+    `window` is needed where the model leaves its size open, in pixels per spatial axis.
+    Raises BadInput where the size is open and not given, Refused where the model draws random numbers.
+    """
+    image = model.image
+    shape, axes = window_shape(model, image, window)
+    random = next((n for n in model.proto.graph.node if n.op_type in RANDOM_OPS), None)
+    if random is not None:
+        why = "it draws random numbers, so no two answers can be compared"
+        node, op = random.name, random.op_type
+        raise Refused(f"{op} {node!r}: {why}.", node=node, op=op, why=why)
+    static = static_tensors(model.proto.graph, image.name)
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, np.dtype[Any]] = {}
+    values: dict[str, NDArray[Any]] = {}
+    for name, value in run_all(model.proto, feeds_for(model, image, shape)).items():
+        if not isinstance(value, np.ndarray):
+            continue  # a sequence or an optional: no op that surgery knows makes one
+        shapes[name], dtypes[name] = value.shape, value.dtype
+        if name in static:
+            values[name] = value
+    for tensor in model.proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        shapes[tensor.name], dtypes[tensor.name], values[tensor.name] = array.shape, array.dtype, array
+    return Facts(image.name, dtype_of(image), shape, shape[0], axes, shapes, dtypes, values)
+
+
+def window_shape(
+    model: Model, image: onnx.ValueInfoProto, window: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The image's shape at the window with its batch, and which of its dims are space."""
+    dims = dims_of(image)
+    axes = space_axes(dims)
+    shape = [d if isinstance(d, int) and d > 0 else 0 for d in dims]
+    shape[0] = shape[0] or 1
+    if window is not None:
+        if len(window) != len(axes):
+            raise BadInput(f"the window {window} has {len(window)} sides, the image {len(axes)}.")
+        for axis, side in zip(axes, window, strict=True):
+            if shape[axis] not in (0, side):
+                raise BadInput(f"the model fixes its window at {shape[axis]}, not {side}.")
+            shape[axis] = side
+    if 0 in shape:
+        raise BadInput(
+            f"{model.name}: the input {image.name!r} {list(dims)} leaves its size open, so the window the "
+            "classifier was made for is not known. Give it with --window HxW."
+        )
+    return tuple(shape), axes
+
+
+def space_axes(dims: tuple[int | str, ...]) -> tuple[int, ...]:
+    """Which dims of an image are space: the last ones, or those before a last dim of 1, 3 or 4 channels."""
+    rank = len(dims)
+    if dims[-1] in (1, 3, 4) and dims[1] not in (1, 3, 4):
+        return tuple(range(1, rank - 1))
+    return tuple(range(2, rank))
+
+
+def static_tensors(graph: onnx.GraphProto, image: str) -> set[str]:
+    """The tensors that depend on weights and on shapes, and on no pixel."""
+    moving = {v.name for v in graph.input} | {image}
+    static = {t.name for t in graph.initializer}
+    for node in graph.node:
+        reads = set(node.input) | captured(node)
+        still = node.op_type in SHAPE_OPS or not (reads & moving)
+        (static if still else moving).update(o for o in node.output if o)
+    return static
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """The names that the subgraphs of a node read from outside."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                names |= set(inner.input) | captured(inner)
+    return names
+
+
+def feeds_for(model: Model, image: onnx.ValueInfoProto, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """Noise for the image, and ones for every other input."""
+    feeds = {image.name: noise(shape, dtype_of(image), seed=0)}
+    for value in model.proto.graph.input:
+        if value.name != image.name:
+            dims = [d if isinstance(d, int) else shape[0] for d in dims_of(value)]
+            feeds[value.name] = np.ones(dims, dtype_of(value))
+    return feeds
+
+
+def run_all(proto: onnx.ModelProto, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Every tensor of the graph, by name."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    names = [o for node in proto.graph.node for o in node.output if o]
+    del probe.graph.output[:]
+    del probe.graph.value_info[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return {**feeds, **Session(probe, optimize=False).run(feeds)}
