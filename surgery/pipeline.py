@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from surgery import dynamic, finish, head, lift, proof
+from surgery.compare import Converted
 from surgery.errors import BadInput, Mismatch, Reason, Refused
 from surgery.geometry import Trunk, ops_of
 from surgery.graph import Op
@@ -32,7 +33,7 @@ from surgery.model import (
     to_graph,
 )
 from surgery.oracle import Original
-from surgery.proof import TOLERANCE, Converted, Proof
+from surgery.proof import TOLERANCE, Progress, Proof, silent
 from surgery.report.text import render
 from surgery.shapes import Facts, observe
 from surgery.version import VERSION
@@ -143,6 +144,7 @@ def convert(
     sizes: Sizes | None = None,
     tolerance: float = TOLERANCE,
     force: bool = False,
+    progress: Progress = silent,
 ) -> Result:
     """Rewrite a classifier of one fixed window to answer for every window of an image, and prove it.
 
@@ -150,6 +152,7 @@ def convert(
     "max") an output is `[N, K]`, pooled over positions. `trim` cuts positions whose window would leave
     the image. `window` gives the window in pixels where the model leaves it open, `sizes` the image
     sizes to prove at. Without `output` nothing is written; with it the file appears only after the proof.
+    `progress` is called with a line at each step.
 
     Raises BadInput, Refused (with node, op and reason) or Mismatch (the proof failed).
     """
@@ -159,19 +162,27 @@ def convert(
     source = read(model)
     if target is not None:
         check_target(target, source.path, force=force)
+    progress("shapes, geometry and head of the original")
     analysis, graph, ops = analyse(source, window)
     if analysis.head.verdict == "global" and not allow_global:
         raise refuse_global(analysis.head)
+    progress("lifting the head")
     proto, rows, notes = rewrite(analysis, graph, ops, reduce=reduce, trim=trim)
     result = describe(analysis, proto, rows, notes)
     label(proto, result, analysis.model, reduce)
     shown = proof.prove(
-        analysis.original(), analysis.head, Converted(proto, reduce or ""), sizes, tolerance=tolerance
+        analysis.original(),
+        analysis.head,
+        Converted(proto, reduce or ""),
+        sizes,
+        tolerance=tolerance,
+        progress=progress,
     )
     result = replace(result, proof=shown)
     if not shown.passed:
         raise Mismatch(failure(shown))
     if target is not None:
+        progress(f"writing {target}")
         save(proto, target, external=analysis.model.external)
         result = replace(result, output=str(target))
     return result
@@ -235,13 +246,14 @@ def label(proto: onnx.ModelProto, result: Result, source: Model, reduce: str | N
     set_metadata(proto, entries | ({"surgery.reduce": reduce} if reduce else {}))
 
 
-def inspect(model: ModelLike, *, window: Sequence[int] | None = None) -> Result:
+def inspect(model: ModelLike, *, window: Sequence[int] | None = None, progress: Progress = silent) -> Result:
     """What `convert` would do with a model: verdict, geometry, head. Nothing is written.
 
     A model that would be refused gives a result with the verdict `refused`; one that cannot be read
     raises BadInput.
     """
     source = read(model)
+    progress("shapes, geometry and head")
     analysis = None
     try:
         analysis, graph, ops = analyse(source, window)
@@ -266,6 +278,7 @@ def validate(
     crops: int | None = None,
     window: Sequence[int] | None = None,
     tolerance: float = TOLERANCE,
+    progress: Progress = silent,
 ) -> Proof:
     """Compare a converted model with its original, crop by crop and window by window.
 
@@ -273,6 +286,7 @@ def validate(
     takes it, `crops` how many crops to take at random (all of them by default).
     Raises BadInput where a model cannot be read, Refused where the original is none that can be converted.
     """
+    progress("shapes, geometry and head of the original")
     analysis, _, _ = analyse(original, window)
     other = read(converted)
     reduce = metadata_of(other.proto).get("surgery.reduce", "")
@@ -284,4 +298,5 @@ def validate(
         tolerance=tolerance,
         crops=crops,
         image=None if image is None else np.asarray(image),
+        progress=progress,
     )

@@ -2,9 +2,237 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+WIDTH = 100
+FEW = 4  # reasons and notes printed in full before the rest are counted
+MEANING = {
+    "exact": "no padding reaches the head, so every score is the original's on that crop",
+    "padded": "the window's own border reaches the head, so scores near it differ from the crops'",
+    "global": "an op mixes the whole image into every cell, so scores differ from the crops'",
+    "refused": "this model has no right conversion",
+}
+WHY_CROPS_DIFFER = {
+    "padded": "a crop is padded, or cut short, at its own border where the map sees its neighbours",
+    "global": "an op of the trunk sees the whole image in the place of the window",
+}
+AXES = {1: ("along",), 2: ("y", "x"), 3: ("z", "y", "x")}
 
 
 def render(data: dict[str, Any]) -> str:
-    return json.dumps(data, indent=1)
+    """The report of a conversion or an inspection, from the data of `Result.to_dict`."""
+    parts: list[RenderableType] = [_facts(list(_overview(data)))]
+    if data["geometry"]:
+        parts += ["", "Geometry (pixels unless said otherwise)", _facts(list(_geometry(data["geometry"])))]
+    if data["head"]:
+        rows = [(r["node"], r["op"], r["becomes"]) for r in data["head"]]
+        parts += ["", "Head", _table(("node", "op", "becomes"), rows)]
+    if data["notes"]:
+        parts += ["", "Trunk", *("  " + line for line in _first(data["notes"]))]
+    if data["proof"]:
+        parts += ["", *_proof_parts(data["proof"])]
+    return _print([*parts, "", conclusion(data)])
+
+
+def render_proof(proof: dict[str, Any]) -> str:
+    """The report of a proof, from the data of `Proof.to_dict`."""
+    return _print([*_proof_parts(proof), "", proven(proof)])
+
+
+# ------------------------------------------------------------------ what is known
+
+
+def _overview(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "model", data["model"]
+    if data["output"]:
+        yield "written to", data["output"]
+    if data["input"]["name"]:
+        yield "input", _tensor(data["input"])
+    for i, output in enumerate(data["outputs"]):
+        yield "" if i else "outputs" if len(data["outputs"]) > 1 else "output", _tensor(output)
+    yield "engine", data["engine"]
+    yield "verdict", f"{data['verdict']}: {MEANING[data['verdict']]}"
+    for line in _first([_reason(r) for r in data["reasons"]]):
+        yield "", line
+
+
+def _tensor(tensor: dict[str, Any]) -> str:
+    return f"{tensor['name']} [{', '.join(map(str, tensor['shape']))}]"
+
+
+def _reason(reason: dict[str, str]) -> str:
+    place = f"{reason['op']} {reason['node']!r}: " if reason["op"] else ""
+    return f"{place}{reason['why']}"
+
+
+def _geometry(g: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "window", f"{by(g['window'])}, one every {by(g['stride'])}"
+    yield "field", f"{by(g['field']['size'])} seen by one score, from {_corner(g['field']['start'])} on"
+    names = AXES[len(g["window"])]
+    ends = ", ".join(f"{n} {a} + {b}" for n, (a, b) in zip(names, g["margin"], strict=True))
+    yield "margin", f"{ends}: the cells at start + end of the head's input that the window's border reaches"
+    yield "touched", f"{percent(g['touched'])} of the head's input cells"
+    if any(g["extra"]):
+        yield "extra", f"up to {by(g['extra'])} positions beyond the last full window (--trim cuts them)"
+    sizes = g["sizes"]
+    more = "any larger size" if set(sizes["step"]) == {1} else f"every {by(sizes['step'])} more"
+    yield "sizes", f"{by(sizes['min'])} and {more}"
+
+
+def _corner(start: Sequence[int]) -> str:
+    return f"({', '.join(map(str, start))})"
+
+
+def by(size: Sequence[int]) -> str:
+    """A size as people write it.
+
+    >>> by([384, 512])
+    '384x512'
+    """
+    return "x".join(map(str, size))
+
+
+def percent(share: float) -> str:
+    """A share in percent, where only nothing prints as 0 and only everything as 100.
+
+    >>> percent(0.0), percent(0.9996), percent(1.0)
+    ('0 %', '99.96 %', '100 %')
+    """
+    shown = f"{100 * share:.1f}" if 0.001 <= share <= 0.999 else f"{100 * share:.4g}"
+    return f"{shown} %"
+
+
+# ------------------------------------------------------------------ what was proven
+
+
+def _proof_parts(proof: dict[str, Any]) -> list[RenderableType]:
+    rows = [
+        (
+            c["name"],
+            by(c["size"]),
+            str(c["positions"]),
+            _error(c),
+            percent(c["argmax_agreement"]),
+            "yes" if c["required"] else "no",
+            _outcome(c),
+        )
+        for c in proof["checks"]
+    ]
+    title = f"Proof by onnxruntime (max|difference| / max|reference| up to {proof['tolerance']:.3g})"
+    columns = ("check", "size", "positions", "max error", "same argmax", "required", "outcome")
+    notes = [f"  {c['name']} {by(c['size'])}: {c['note']}" for c in proof["checks"] if c.get("note")]
+    return [title, _table(columns, rows), *notes]
+
+
+def _error(check: dict[str, Any]) -> str:
+    return "none" if check["max_error"] is None else f"{check['max_error']:.2g}"
+
+
+def _outcome(check: dict[str, Any]) -> str:
+    if check["passed"]:
+        return "passed"
+    return "FAILED" if check["required"] else "measured"
+
+
+def conclusion(data: dict[str, Any]) -> str:
+    """The last line of a report: what was proven and what was not, in plain words."""
+    if data["verdict"] == "refused":
+        return "Nothing was converted, and nothing written."
+    proof = data["proof"]
+    if not proof:
+        return (
+            "Nothing was converted, proven or written: this is what `surgery convert` would do. It measures "
+            "every claim with onnxruntime before it writes."
+        )
+    words = proven(proof, WHY_CROPS_DIFFER.get(data["verdict"], ""))
+    return words if data["output"] or not proof["passed"] else f"{words} Nothing was written."
+
+
+def proven(proof: dict[str, Any], why: str = "") -> str:
+    """What a proof shows, in plain words; `why` says why crops may differ where that is known."""
+    failed = [c for c in proof["checks"] if c["required"] and not c["passed"]]
+    if failed:
+        first = failed[0]
+        seen = first.get("note") or f"an error of {_error(first)} against {proof['tolerance']:.3g}"
+        return f"NOT proven: the check {first['name']!r} at {by(first['size'])} found {seen}."
+    crops = [c for c in proof["checks"] if c["name"] == "crops"]
+    windows = [c for c in proof["checks"] if c["name"] == "windows"]
+    if crops and all(c["required"] for c in crops):
+        return f"Proven: every score equals the original on that crop of the image ({_measured(crops)})."
+    if not windows:
+        return (
+            "Proven at the window's own size only, where there is one position: larger images were not "
+            "tried, so give a larger size."
+        )
+    head = f"Proven: every score equals the original head on the map's window ({_measured(windows)})."
+    return f"{head} {_crops_differ(crops, proof['tolerance'], why)}"
+
+
+def _crops_differ(crops: Sequence[dict[str, Any]], tolerance: float, why: str) -> str:
+    gaps = [c["max_error"] for c in crops if c["max_error"] is not None]
+    if not gaps:
+        return "Not proven: crops were not compared."
+    because = f": {why}" if why else ""
+    if max(gaps) <= tolerance:
+        return f"Not proven: crops agree here (up to {max(gaps):.2g}), and need not on other images{because}."
+    same = percent(min(c["argmax_agreement"] for c in crops))
+    return f"Not proven: crops differ by up to {max(gaps):.2g} (measured, {same} same argmax){because}."
+
+
+def _measured(checks: Sequence[dict[str, Any]]) -> str:
+    """The worst error of several checks, and where they were made."""
+    worst = max(c["max_error"] for c in checks)
+    count = sum(c["positions"] for c in checks)
+    sizes = ", ".join(by(c["size"]) for c in checks)
+    return f"{worst:.2g} at most over {count} positions, at {sizes}"
+
+
+# ------------------------------------------------------------------ layout
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    """The first few lines, and how many more there are."""
+    few = list(lines[:FEW])
+    return few if len(lines) <= FEW else [*few, f"and {len(lines) - FEW} more"]
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=12)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(f"  {name}"), Text(value))
+    return table
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=True, show_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _print(parts: Sequence[RenderableType]) -> str:
+    from io import StringIO
+
+    from rich.console import Console
+
+    out = StringIO()
+    console = Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False, emoji=False)
+    for part in parts:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
