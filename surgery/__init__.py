@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 from surgery.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from surgery.compare import Check
     from surgery.errors import BadInput, Mismatch, Reason, Refused, SurgeryError
     from surgery.field import Field, Slide
     from surgery.head import Geometry
     from surgery.pipeline import Result, convert, inspect, validate
-    from surgery.proof import Check, Proof
+    from surgery.proof import Proof
 
 _HOMES = {
+    "compare": ("Check",),
     "errors": ("BadInput", "Mismatch", "Reason", "Refused", "SurgeryError"),
     "field": ("Field", "Slide"),
     "head": ("Geometry",),
     "pipeline": ("Result", "convert", "inspect", "validate"),
-    "proof": ("Check", "Proof"),
+    "proof": ("Proof",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from onnx import external_data_helper, inliner, numpy_helper
 
 from surgery.errors import BadInput, Refused
-from surgery.session import PROTOBUF_LIMIT
+from surgery.session import serialized
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
 
@@ -241,13 +241,14 @@ def save(proto: onnx.ModelProto, path: Path, *, external: bool = False) -> None:
     Raises BadInput where the folder cannot be written or the disk is full; nothing is left then.
     """
     with staged(path.parent) as stage:
-        if external or proto.ByteSize() > PROTOBUF_LIMIT:
+        blob = None if external else serialized(proto)
+        if blob is None:
             copy = onnx.ModelProto()
             copy.CopyFrom(proto)
             data = f"{path.name}.data"
             onnx.save(copy, str(stage / path.name), save_as_external_data=True, location=data)
         else:
-            (stage / path.name).write_bytes(proto.SerializeToString())
+            (stage / path.name).write_bytes(blob)
         move_into(stage, path.parent)
 
 

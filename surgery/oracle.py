@@ -71,7 +71,8 @@ def relaxed(proto: onnx.ModelProto, space: dict[str, Sequence[int]] | None = Non
                 dims[d].Clear()
                 dims[d].dim_param = f"{value.name}_{d}"
     for value in copy.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if value.HasField("type"):
+            value.type.tensor_type.ClearField("shape")
     return copy
 
 
@@ -103,45 +104,41 @@ class Runner:
     """Runs a fixed-window model over any number of samples: as a batch where its batch is free."""
 
     def __init__(self, proto: onnx.ModelProto, batch: int) -> None:
-        self._proto = proto
         self._batch = batch
-        self._alone = Session(proto)
-        self._many: Session | None = None
-        self._asked = False
-        self.inputs = self._alone.inputs
+        self._session = Session(relaxed(proto) if batch == 1 else proto)
+        self._free: bool | None = None if batch == 1 else False
+        self.inputs = self._session.inputs
 
     def run(self, feeds: Arrays) -> Arrays:
         """Outputs for all samples, stacked along their first dim."""
         count = len(next(iter(feeds.values())))
-        if count > 1 and not self._asked:
-            self._asked = True
-            self._many = self._batched(feeds) if self._batch == 1 else None
-        session, step = (self._alone, self._batch) if self._many is None else (self._many, CROPS_AT_ONCE)
+        if self._free is None and count > 1:
+            self._free = self._batches(feeds)
+        step = CROPS_AT_ONCE if self._free else self._batch
         parts = []
         for start in range(0, count, step):
             part = {n: v[start : start + step] for n, v in feeds.items()}
             size = min(step, count - start)
-            if self._many is None and size < step:  # a baked batch takes no less
+            if not self._free and size < step:  # a baked batch takes no less
                 part = {n: np.resize(v, (step, *v.shape[1:])) for n, v in part.items()}
-            parts.append({n: v[:size] for n, v in session.run(part).items()})
+            parts.append({n: v[:size] for n, v in self._session.run(part).items()})
         return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
-    def _batched(self, feeds: Arrays) -> Session | None:
-        """The model with a free batch, if two samples together give what each gives alone."""
+    def _batches(self, feeds: Arrays) -> bool:
+        """Whether two samples together give what each gives alone; a batch baked into the body does not."""
         two = {n: v[:2] for n, v in feeds.items()}
+        alone = [self._session.run({n: v[i : i + 1] for n, v in two.items()}) for i in range(2)]
         try:
-            session = Session(relaxed(self._proto))
-            both = session.run(two)
+            both = self._session.run(two)
         except BadInput:
-            return None
-        alone = [self._alone.run({n: v[i : i + 1] for n, v in two.items()}) for i in range(2)]
+            return False
         for name, value in both.items():
             single = [a[name] for a in alone]
             if any(s.shape[:1] != (1,) or value.shape != (2, *s.shape[1:]) for s in single):
-                return None
+                return False
             if not np.allclose(value, np.concatenate(single), rtol=1e-3, atol=1e-4, equal_nan=True):
-                return None
-        return session
+                return False
+        return True
 
 
 class Original:
@@ -162,7 +159,8 @@ class Original:
         self.outputs = [o.name for o in model.proto.graph.output if o.name not in taken]
         self.tensors = list(dict.fromkeys([*self.outputs, *self.softs.values()]))
         self._whole = Runner(with_outputs(model.proto, self.tensors), facts.batch)
-        self._head: tuple[tuple[str, ...], Runner] | None = None
+        self._head: Runner | None = None
+        self._trunk: Session | str | None = None
 
     def image(self, size: Sequence[int], seed: int = 1) -> NDArray[Any]:
         """A seeded noise image of this size, with a batch of 1."""
@@ -188,19 +186,30 @@ class Original:
                 feeds[value.name] = np.ones((len(images), *shape[1:]), self.facts.dtypes[value.name])
         return feeds
 
-    def trunk(self, sources: Sequence[str]) -> Session | None:
-        """The original's own trunk with height and width set free, or None where it cannot be had so.
+    def maps(self, image: NDArray[Any], sources: Sequence[str]) -> Arrays | None:
+        """These maps of a larger image from the original's own trunk, with height and width set free.
 
-        auto_pad would mean other pads at another size, so such a trunk is no reference.
+        None where its body is baked to the window, or where auto_pad would mean other pads at this size.
         """
+        if self._trunk is None:
+            self._trunk = self._free_trunk(sources)
+        if isinstance(self._trunk, Session):
+            feeds = {n: v for n, v in self._feeds(image).items() if n in self._trunk.inputs}
+            try:
+                return self._trunk.run(feeds, sources)
+            except BadInput:
+                self._trunk = "baked"
+        return None
+
+    def _free_trunk(self, sources: Sequence[str]) -> Session | str:
         graph = self.model.proto.graph
         if any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"") for n in graph.node for a in n.attribute):
-            return None
+            return "auto_pad"
         part = cut(self.model.proto, {}, list(sources))
         try:
             return Session(relaxed(part, {self.facts.image: self.facts.axes}))
         except BadInput:
-            return None
+            return "baked"
 
     def head(
         self, maps: Arrays, sources: dict[str, Map], places: Sequence[tuple[int, ...]], steps: Any
@@ -211,11 +220,8 @@ class Original:
         """
         if self._head is None:
             kinds = {n: onnx.helper.np_dtype_to_tensor_dtype(self.facts.dtypes[n]) for n in sources}
-            self._head = (
-                tuple(sources),
-                Runner(cut(self.model.proto, kinds, self.tensors), self.facts.batch),
-            )
-        runner = self._head[1]
+            self._head = Runner(cut(self.model.proto, kinds, self.tensors), self.facts.batch)
+        runner = self._head
         parts = []
         for some in _chunks(places, max((m.shape for m in sources.values()), key=np.prod)):
             feeds = {

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 
 from surgery.errors import BadInput
 
-PROTOBUF_LIMIT = 2**31 - 1
-QUIET = 3  # onnxruntime severity: errors only
+QUIET = 4  # onnxruntime severity: its errors reach us as exceptions, so nothing need be printed
 
 
 class Session:
@@ -43,8 +43,9 @@ class Session:
     @staticmethod
     def _open(ort: Any, model: onnx.ModelProto, options: Any) -> Any:
         providers = ["CPUExecutionProvider"]
-        if model.ByteSize() < PROTOBUF_LIMIT:
-            return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        blob = serialized(model)
+        if blob is not None:
+            return ort.InferenceSession(blob, options, providers=providers)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             copy = onnx.ModelProto()
@@ -62,6 +63,14 @@ class Session:
         except Exception as error:
             raise BadInput(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return dict(zip(names, values, strict=True))
+
+
+def serialized(model: onnx.ModelProto) -> bytes | None:
+    """The model as bytes, or None beyond protobuf's 2 GiB."""
+    try:
+        return bytes(model.SerializeToString())
+    except (EncodeError, ValueError):
+        return None
 
 
 def first_line(error: Exception) -> str:

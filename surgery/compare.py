@@ -1,0 +1,186 @@
+"""The distance between a converted model's maps and the original's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from surgery.errors import BadInput
+from surgery.model import dtype_of
+from surgery.oracle import Arrays, Original, softmax_inputs, window_at, with_outputs
+from surgery.rules import Map
+from surgery.session import Session
+
+REDUCE: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: `max_error` is max|difference| / max|reference|, the worst of the tensors compared.
+
+    It is None where the two could not be compared at all; `note` then says why.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    positions: int
+    compared: tuple[str, ...]
+    max_error: float | None
+    argmax_agreement: float
+    required: bool
+    passed: bool
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the reports."""
+        data = {
+            k: getattr(self, k) for k in ("name", "positions", "max_error", "argmax_agreement", "required")
+        }
+        data |= {"size": list(self.size), "compared": list(self.compared), "passed": self.passed}
+        return data | ({"note": self.note} if self.note else {})
+
+
+@dataclass
+class Gap:
+    """The distance between two sets of tensors, gathered one tensor at a time."""
+
+    compared: list[str] = field(default_factory=list)
+    error: float = 0.0
+    agreed: list[float] = field(default_factory=list)
+    note: str = ""
+
+    def add(self, name: str, got: NDArray[Any], want: NDArray[Any]) -> None:
+        """Compare one tensor, features in dim 1."""
+        self.compared.append(name)
+        if got.shape != want.shape:
+            self._fail(f"{name!r} has shape {list(got.shape)}, not {list(want.shape)}")
+            return
+        a, b = got.astype(np.float64), want.astype(np.float64)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            if np.array_equal(a, b, equal_nan=True):
+                return
+            self._fail(f"{name!r} holds NaN or infinite values")
+            return
+        scale = float(np.abs(b).max(initial=0.0))
+        gap = float(np.abs(a - b).max(initial=0.0))
+        self.error = max(self.error, gap / scale if scale else (0.0 if gap == 0 else np.inf))
+        if want.dtype.kind == "f" and want.ndim > 1 and want.shape[1] > 1:
+            self.agreed.append(float(np.mean(a.argmax(1) == b.argmax(1))))
+
+    def _fail(self, why: str) -> None:
+        self.error, self.note = np.inf, self.note or why
+
+    def check(
+        self, name: str, size: Sequence[int], positions: int, tolerance: float, required: bool
+    ) -> Check:
+        """The finished check."""
+        finite = bool(np.isfinite(self.error))
+        return Check(
+            name,
+            tuple(size),
+            positions,
+            tuple(self.compared),
+            self.error if finite else None,
+            float(np.mean(self.agreed)) if self.agreed else float(finite),
+            required,
+            finite and self.error <= tolerance and bool(self.compared),
+            self.note,
+        )
+
+
+class Converted:
+    """A converted model under proof; `reduce` names the pooling over positions behind its map, if any."""
+
+    def __init__(self, proto: onnx.ModelProto, reduce: str = "") -> None:
+        self.proto = proto
+        self.reduce = reduce
+        self._softs = softmax_inputs(proto.graph)
+        self._session: Session | None = None
+
+    def run(self, image: NDArray[Any], input_name: str, extra: Sequence[str] = ()) -> Arrays:
+        """Its outputs, the tensors named in `extra` that it has, and the inputs of its softmaxes.
+
+        The last go by the name `softmax input of <output>`. Raises BadInput where it cannot run.
+        """
+        if self._session is None:
+            made = {o for node in self.proto.graph.node for o in node.output}
+            names = [*self._softs.values(), *(n for n in extra if n in made)]
+            self._session = Session(with_outputs(self.proto, names))
+        if input_name not in self._session.inputs:
+            raise BadInput(f"the converted model has no input {input_name!r}, but {self._session.inputs}")
+        feeds = {input_name: image}
+        for value in self.proto.graph.input:
+            if value.name != input_name:
+                dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+                feeds[value.name] = np.ones(dims, dtype_of(value))
+        values = self._session.run(feeds)
+        return values | {soft_key(o): values[t] for o, t in self._softs.items()}
+
+
+def soft_key(output: str) -> str:
+    """The name under which the input of an output's softmax is compared."""
+    return f"softmax input of {output}"
+
+
+def compare(
+    original: Original,
+    converted: Converted,
+    got: Arrays,
+    want: Arrays,
+    places: Sequence[tuple[int, ...]],
+    grid: tuple[int, ...],
+    least: tuple[int, ...] | None = None,
+) -> Gap:
+    """Compare the converted's maps with the original's answers at these places of the grid.
+
+    The converted may have more positions than `grid` (they are left out), and, where `least` is given,
+    fewer, down to it (a map that was trimmed).
+    """
+    gap = Gap()
+    pairs = [(o, o) for o in original.outputs]
+    if least is None:
+        for name, m in original.taken.items():
+            _compare_taken(gap, name, m, got, want, places, original.steps[name])
+    if not converted.reduce:
+        pairs += [(soft_key(o), t) for o, t in original.softs.items() if soft_key(o) in got]
+    for key, name in pairs:
+        if key not in got:
+            gap.add(key, np.zeros(0), np.zeros(1))
+            continue
+        if converted.reduce:
+            gap.add(key, got[key], REDUCE[converted.reduce](want[name], axis=0, keepdims=True).reshape(1, -1))
+            continue
+        _compare_map(gap, key, got[key], want[name], places, grid, least)
+    return gap
+
+
+def _compare_taken(gap: Gap, name: str, m: Map, got: Arrays, want: Arrays, places: Any, steps: Any) -> None:
+    """Compare an output that is a map of the trunk itself, window by window."""
+    if name not in got or got[name].ndim != len(m.shape):
+        gap.add(name, np.zeros(0), np.zeros(1))
+        return
+    windows = [window_at(got[name], m.axes, m.cells, p, steps) for p in places]
+    if any(w.shape[1:] != want[name].shape[1:] for w in windows):
+        gap.add(name, np.zeros(0), np.zeros(1))
+        return
+    gap.add(name, np.concatenate(windows), want[name])
+
+
+def _compare_map(
+    gap: Gap, key: str, got: NDArray[Any], want: NDArray[Any], places: Any, grid: Any, least: Any
+) -> None:
+    space = len(grid)
+    have = got.shape[-space:]
+    floor = least or grid
+    if got.ndim <= space or any(h < f for h, f in zip(have, floor, strict=True)):
+        gap.add(key, np.zeros(have), np.zeros(tuple(grid)))
+        return
+    inside = [i for i, p in enumerate(places) if all(a < h for a, h in zip(p, have, strict=True))]
+    where = (Ellipsis, *np.array([places[i] for i in inside]).T)
+    stacked = np.moveaxis(got[0][where], -1, 0)
+    gap.add(key, stacked.reshape(len(inside), -1), want[inside].reshape(len(inside), -1))
