@@ -1,0 +1,5 @@
+"""`python -m surgery` is the command `surgery`."""
+
+from surgery.cli import main
+
+main(prog_name="surgery")

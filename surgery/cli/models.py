@@ -1,0 +1,162 @@
+"""The commands on models: inspect, convert, validate, ops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from surgery.cli.frame import (
+    FILE,
+    force_option,
+    json_option,
+    model_argument,
+    output_option,
+    progress,
+    show,
+    sides,
+    tolerance_option,
+    window_option,
+)
+from surgery.errors import Mismatch, Refused
+
+Sides = tuple[int, ...]
+
+sizes_option = click.option(
+    "--size",
+    "sizes",
+    type=sides,
+    metavar="HxW",
+    multiple=True,
+    help="An image size to prove at; may be repeated. By default the window and two larger sizes.",
+)
+
+
+def crops_of(text: str) -> int | None:
+    """How many crops to compare: a number, or None for all."""
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise click.BadParameter(f"{text!r} is neither 'all' nor a number from 1 on.")
+    return int(text)
+
+
+@click.command()
+@model_argument
+@window_option
+@json_option
+@click.pass_context
+def inspect(ctx: click.Context, model: Path, window: Sides | None, as_json: bool) -> None:
+    """Say what convert would do; write nothing."""
+    import surgery
+
+    with progress() as step:
+        result = surgery.inspect(model, window=window, progress=step)
+    show(result, as_json)
+    if result.verdict == "refused":
+        ctx.exit(Refused.exit_code)
+
+
+@click.command()
+@model_argument
+@output_option
+@click.option(
+    "--reduce", type=click.Choice(["mean", "max"]), help="One score vector per image: pool the map."
+)
+@click.option("--trim", is_flag=True, help="Cut positions beyond the last full window.")
+@click.option("--allow-global", is_flag=True, help="Convert even if an op mixes the whole image.")
+@window_option
+@sizes_option
+@tolerance_option
+@force_option
+@json_option
+def convert(
+    model: Path,
+    output: Path,
+    reduce: str | None,
+    trim: bool,
+    allow_global: bool,
+    window: Sides | None,
+    sizes: tuple[Sides, ...],
+    tolerance: float,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert a model, prove it, then write it.
+
+    The output answers for every window of an image; it is written only if the proof passes.
+    """
+    import surgery
+
+    with progress() as step:
+        result = surgery.convert(
+            model,
+            output,
+            reduce=reduce,
+            trim=trim,
+            allow_global=allow_global,
+            window=window,
+            sizes=sizes or None,
+            tolerance=tolerance,
+            force=force,
+            progress=step,
+        )
+    show(result, as_json)
+
+
+@click.command()
+@click.argument("original", type=FILE)
+@click.argument("converted", type=FILE)
+@sizes_option
+@click.option(
+    "--crops", type=crops_of, metavar="all|N", default="all", show_default=True, help="Crops to compare."
+)
+@window_option
+@tolerance_option
+@json_option
+@click.pass_context
+def validate(
+    ctx: click.Context,
+    original: Path,
+    converted: Path,
+    sizes: tuple[Sides, ...],
+    crops: int | None,
+    window: Sides | None,
+    tolerance: float,
+    as_json: bool,
+) -> None:
+    """Compare a converted model with its original."""
+    import surgery
+
+    with progress() as step:
+        proof = surgery.validate(
+            original,
+            converted,
+            sizes=sizes or None,
+            crops=crops,
+            window=window,
+            tolerance=tolerance,
+            progress=step,
+        )
+    show(proof, as_json)
+    if not proof.passed:
+        ctx.exit(Mismatch.exit_code)
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="Print the table of the README.")
+@json_option
+def ops(markdown: bool, as_json: bool) -> None:
+    """Print which ops are supported, and where."""
+    import json
+
+    from surgery import matrix
+
+    rows = matrix.rows()
+    if as_json:
+        click.echo(json.dumps(matrix.to_dict(rows)))
+    else:
+        click.echo(matrix.to_markdown(rows) if markdown else matrix.to_text(rows))
+
+
+COMMANDS = (inspect, convert, validate, ops)
