@@ -21,6 +21,8 @@ WHY_CROPS_DIFFER = {
     "padded": "a crop is padded, or cut short, at its own border where the map sees its neighbours",
     "global": "an op of the trunk sees the whole image in the place of the window",
 }
+POOLED_ON_CROPS = "every pooled score equals the original's on all crops of the image, pooled alike"
+POOLED_ON_WINDOWS = "every pooled score equals the original head's on all windows of the map, pooled alike"
 AXES = {1: ("along",), 2: ("y", "x"), 3: ("z", "y", "x")}
 
 
@@ -101,10 +103,13 @@ def percent(share: float) -> str:
     """A share in percent, where only nothing prints as 0 and only everything as 100.
 
     >>> percent(0.0), percent(0.9996), percent(1.0)
-    ('0 %', '99.96 %', '100 %')
+    ('0 %', '>99.9 %', '100 %')
     """
-    shown = f"{100 * share:.1f}" if 0.001 <= share <= 0.999 else f"{100 * share:.4g}"
-    return f"{shown} %"
+    if 0 < share < 0.001:
+        return "<0.1 %"
+    if 0.999 < share < 1:
+        return ">99.9 %"
+    return f"{100 * share:.1f} %" if share % 1 else f"{100 * share:.0f} %"
 
 
 # ------------------------------------------------------------------ what was proven
@@ -149,12 +154,17 @@ def conclusion(data: dict[str, Any]) -> str:
             "Nothing was converted, proven or written: this is what `surgery convert` would do. It measures "
             "every claim with onnxruntime before it writes."
         )
-    words = proven(proof, WHY_CROPS_DIFFER.get(data["verdict"], ""))
+    pooled = not any("cols" in o["shape"] for o in data["outputs"])
+    words = proven(proof, WHY_CROPS_DIFFER.get(data["verdict"], ""), pooled=pooled)
     return words if data["output"] or not proof["passed"] else f"{words} Nothing was written."
 
 
-def proven(proof: dict[str, Any], why: str = "") -> str:
-    """What a proof shows, in plain words; `why` says why crops may differ where that is known."""
+def proven(proof: dict[str, Any], why: str = "", *, pooled: bool = False) -> str:
+    """What a proof shows, in plain words.
+
+    `why` says why crops may differ where that is known, `pooled` that the scores are pooled over the
+    positions on both sides.
+    """
     failed = [c for c in proof["checks"] if c["required"] and not c["passed"]]
     if failed:
         first = failed[0]
@@ -163,13 +173,15 @@ def proven(proof: dict[str, Any], why: str = "") -> str:
     crops = [c for c in proof["checks"] if c["name"] == "crops"]
     windows = [c for c in proof["checks"] if c["name"] == "windows"]
     if crops and all(c["required"] for c in crops):
-        return f"Proven: every score equals the original on that crop of the image ({_measured(crops)})."
+        equal = POOLED_ON_CROPS if pooled else "every score equals the original on that crop of the image"
+        return f"Proven: {equal} ({_measured(crops)})."
     if not windows:
         return (
             "Proven at the window's own size only, where there is one position: larger images were not "
             "tried, so give a larger size."
         )
-    head = f"Proven: every score equals the original head on the map's window ({_measured(windows)})."
+    equal = POOLED_ON_WINDOWS if pooled else "every score equals the original head on the map's window"
+    head = f"Proven: {equal} ({_measured(windows)})."
     return f"{head} {_crops_differ(crops, proof['tolerance'], why)}"
 
 
