@@ -64,11 +64,11 @@ class Model:
         )
 
 
-def read(model: ModelLike | Model) -> Model:
+def read(model: ModelLike | Model, *, finite: bool = True) -> Model:
     """Read a model from a path, or copy a ModelProto.
 
     Raises BadInput where the file is no model, is cut short, or its external data is missing or lies
-    outside the model's own folder.
+    outside the model's own folder; and, unless `finite` is off, where a weight is NaN or infinite.
     """
     if isinstance(model, Model):
         return model
@@ -76,7 +76,7 @@ def read(model: ModelLike | Model) -> Model:
         proto = onnx.ModelProto()
         proto.CopyFrom(model)
         digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-        return Model(prepare(proto, "the model"), "the model", digest)
+        return Model(prepare(proto, "the model", finite), "the model", digest)
     path = Path(model)
     try:
         blob = path.read_bytes()
@@ -85,7 +85,8 @@ def read(model: ModelLike | Model) -> Model:
     proto = parse(blob, path)
     external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in initializers(proto.graph))
     load_external(proto, path)
-    return Model(prepare(proto, str(path)), str(path), hashlib.sha256(blob).hexdigest(), external, path)
+    proto = prepare(proto, str(path), finite)
+    return Model(proto, str(path), hashlib.sha256(blob).hexdigest(), external, path)
 
 
 def parse(blob: bytes, path: Path) -> onnx.ModelProto:
@@ -119,7 +120,7 @@ def initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
 
 
-def prepare(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+def prepare(proto: onnx.ModelProto, name: str, finite: bool = True) -> onnx.ModelProto:
     """Give every model one form: IR 4 or later, initializers no inputs, no local functions."""
     weights = {t.name for t in proto.graph.initializer}
     inputs = [v for v in proto.graph.input if v.name not in weights]
@@ -128,7 +129,8 @@ def prepare(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     proto.ir_version = max(proto.ir_version, OLDEST_IR)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
-    check_finite(proto, name)
+    if finite:
+        check_finite(proto, name)
     return proto
 
 
