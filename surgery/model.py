@@ -145,9 +145,9 @@ def check_finite(proto: onnx.ModelProto, name: str) -> None:
         if bad:
             node = used[tensor.name]
             raise BadInput(
-                f"{name}: the weight {tensor.name!r} of {node.op_type} {node.name!r} holds {bad} NaN or "
-                f"infinite values of {np.size(values)}. No answer of such a net can be compared; mend the "
-                "weights first."
+                f"{name}: the weight {tensor.name!r} of {node.op_type} {node.name or node.output[0]!r} holds "
+                f"{bad} NaN or infinite values of {np.size(values)}. No answer of such a net can be "
+                "compared; mend the weights first."
             )
 
 
@@ -204,7 +204,8 @@ def carry_docs(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
 
 
 def _copy_notes(new: Any, old: Any) -> None:
-    new.doc_string = old.doc_string
+    if old.doc_string:
+        new.doc_string = old.doc_string
     del new.metadata_props[:]
     new.metadata_props.extend(old.metadata_props)
 

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from surgery.errors import BadInput, Refused
 from surgery.model import Model, dims_of, dtype_of
+from surgery.rules import key_of
 from surgery.session import Session, noise
 
 SHAPE_OPS = ("Shape", "Size")
@@ -148,4 +149,24 @@ def run_all(proto: onnx.ModelProto, feeds: dict[str, NDArray[Any]]) -> dict[str,
     del probe.graph.output[:]
     del probe.graph.value_info[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return {**feeds, **Session(probe, optimize=False).run(feeds)}
+    try:
+        session = Session(probe, optimize=False)
+    except BadInput as error:
+        refuse_unknown(proto, error)
+        raise
+    return {**feeds, **session.run(feeds)}
+
+
+def refuse_unknown(proto: onnx.ModelProto, error: BadInput) -> None:
+    """Raise Refused at the first op that neither ONNX nor the runtime that complained of it knows."""
+    for node in proto.graph.node:
+        if not onnx.defs.has(node.op_type, domain=key_of(node.domain, "")[0]) and node.op_type in str(error):
+            name = node.name or node.output[0]
+            where = f"of domain {node.domain!r}" if node.domain else "of the standard domain"
+            raise Refused(
+                f"cannot convert {node.op_type} {name!r} {where}: onnxruntime has no such op, so the model "
+                "cannot be run, and nothing could be proven. Replace it by standard ops in the export.",
+                node=name,
+                op=node.op_type,
+                why=f"an op {where} that onnxruntime does not know",
+            ) from error

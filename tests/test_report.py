@@ -119,7 +119,7 @@ def test_an_inspection_says_that_nothing_was_done() -> None:
 def test_a_refused_model_is_reported_with_its_reason() -> None:
     text = squeezed(str(surgery.inspect(FIXTURES / "pnet12.onnx")))
     assert "verdict refused: this model has no right conversion it is already fully convolutional" in text
-    assert text.endswith("Nothing was converted, and nothing written.")
+    assert "Nothing was converted, and nothing written. Nothing to convert: every" in text
 
 
 def test_a_pooled_map_is_not_called_a_score_per_crop() -> None:
@@ -168,6 +168,8 @@ def test_a_global_net_says_why_crops_differ() -> None:
     text = squeezed(render(report(verdict="global", proof=proof)))
     assert "crops differ by up to 0.5" in text
     assert "sees the whole image in the place of the window" in text
+    inspected = squeezed(render(report(verdict="global", proof=None)))
+    assert "this is what `surgery convert` would do, if given --allow-global." in inspected
 
 
 def test_luck_is_not_called_a_proof() -> None:

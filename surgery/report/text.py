@@ -34,7 +34,7 @@ def render(data: dict[str, Any]) -> str:
     if data["head"]:
         rows = [(r["node"], r["op"], r["becomes"]) for r in data["head"]]
         parts += ["", "Head", _table(("node", "op", "becomes"), rows)]
-    if data["notes"]:
+    if data["notes"] and data["verdict"] != "refused":
         parts += ["", "Trunk", *("  " + line for line in _first(data["notes"]))]
     if data["proof"]:
         parts += ["", *_proof_parts(data["proof"])]
@@ -147,16 +147,22 @@ def _outcome(check: dict[str, Any]) -> str:
 def conclusion(data: dict[str, Any]) -> str:
     """The last line of a report: what was proven and what was not, in plain words."""
     if data["verdict"] == "refused":
-        return "Nothing was converted, and nothing written."
+        return " ".join(["Nothing was converted, and nothing written.", *map(_capitalized, data["notes"])])
     proof = data["proof"]
     if not proof:
+        would = "this is what `surgery convert` would do"
+        would += ", if given --allow-global" if data["verdict"] == "global" else ""
         return (
-            "Nothing was converted, proven or written: this is what `surgery convert` would do. It measures "
-            "every claim with onnxruntime before it writes."
+            f"Nothing was converted, proven or written: {would}. It measures every claim with onnxruntime "
+            "before it writes."
         )
     pooled = not any("cols" in o["shape"] for o in data["outputs"])
     words = proven(proof, WHY_CROPS_DIFFER.get(data["verdict"], ""), pooled=pooled)
     return words if data["output"] or not proof["passed"] else f"{words} Nothing was written."
+
+
+def _capitalized(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def proven(proof: dict[str, Any], why: str = "", *, pooled: bool = False) -> str:
