@@ -101,6 +101,8 @@ def parse(blob: bytes, path: Path) -> onnx.ModelProto:
         ) from error
     if not proto.graph.node:
         raise BadInput(f"{path} is not an ONNX model: it holds no graph with nodes.")
+    if not proto.opset_import:  # it comes behind the graph, so a file can end between the two
+        raise BadInput(f"{path} is no whole ONNX model: it names no opset. Copy the file again.")
     return proto
 
 
