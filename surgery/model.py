@@ -228,15 +228,21 @@ def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
 
 def check_target(path: Path, *sources: Path | None, force: bool = False) -> None:
     """Raise BadInput where `path` may not be written: an input, or an existing file without `force`."""
-    for source in sources:
-        if source is not None and path.exists() and source.exists() and path.samefile(source):
-            raise BadInput(
-                f"the output {path} is the input itself, which is never changed; give another path."
-            )
-    if path.exists() and not force:
+    try:
+        is_input = any(s is not None and path.exists() and s.exists() and path.samefile(s) for s in sources)
+        is_folder, exists, has_folder = path.is_dir(), path.exists(), path.parent.is_dir()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise BadInput(f"cannot write {path}: {error.strerror or error}.") from error
+    if is_input:
+        raise BadInput(f"the output {path} is the input itself, which is never changed; give another path.")
+    if is_folder:
+        raise BadInput(f"cannot write {path}: it is a folder; give the name of a file.")
+    if exists and not force:
         raise BadInput(f"{path} exists already; give another path, or --force to replace it.")
-    if not path.parent.is_dir():
+    if not has_folder:
         raise BadInput(f"cannot write {path}: there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"cannot write {path}: no permission to write in {path.parent}.")
 
 
 def save(proto: onnx.ModelProto, path: Path, *, external: bool = False) -> None:
