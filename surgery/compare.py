@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +12,13 @@ import onnx
 from numpy.typing import NDArray
 
 from surgery.errors import BadInput
-from surgery.model import dtype_of
+from surgery.model import dtype_of, metadata_of
 from surgery.oracle import Arrays, Original, softmax_inputs, window_at, with_outputs
 from surgery.rules import Map
 from surgery.session import Session
+from surgery.stride import interleaved
 
-REDUCE: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max}
+REDUCE: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max, "softmax-mean": np.mean}
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,17 @@ class Gap:
 
 
 class Converted:
-    """A converted model under proof; `reduce` names the pooling over positions behind its map, if any."""
+    """A converted model under proof.
 
-    def __init__(self, proto: onnx.ModelProto, reduce: str = "") -> None:
+    `reduce` names the pooling over positions behind its map, if any; `fragments` how many fragments per
+    axis its batch holds before its end, where it was made of fragments.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
-        self.reduce = reduce
+        facts = metadata_of(proto)
+        self.reduce = facts.get("surgery.reduce", "")
+        self.fragments = tuple(json.loads(facts.get("surgery.fragments", "[]")))
         self._softs = softmax_inputs(proto.graph)
         self._session: Session | None = None
 
@@ -119,7 +127,10 @@ class Converted:
                 dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
                 feeds[value.name] = np.ones(dims, dtype_of(value))
         values = self._session.run(feeds)
-        return values | {soft_key(o): values[t] for o, t in self._softs.items()}
+        softs = {soft_key(o): values[t] for o, t in self._softs.items()}
+        if self.fragments:
+            softs = {o: interleaved(v, self.fragments) for o, v in softs.items()}
+        return values | softs
 
 
 def soft_key(output: str) -> str:
@@ -153,10 +164,21 @@ def compare(
             gap.add(key, np.zeros(0), np.zeros(1))
             continue
         if converted.reduce:
-            gap.add(key, got[key], REDUCE[converted.reduce](want[name], axis=0, keepdims=True).reshape(1, -1))
+            scores = want[name]
+            if converted.reduce == "softmax-mean" and name not in original.softs:
+                scores = softmax(scores)
+            pooled = REDUCE[converted.reduce](scores, axis=0, keepdims=True)
+            gap.add(key, got[key].reshape(1, -1), pooled.reshape(1, -1))
             continue
         _compare_map(gap, key, got[key], want[name], places, grid, least)
     return gap
+
+
+def softmax(scores: NDArray[Any]) -> NDArray[Any]:
+    """Softmax over dim 1."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    soft: NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
+    return soft
 
 
 def _compare_taken(gap: Gap, name: str, m: Map, got: Arrays, want: Arrays, places: Any, steps: Any) -> None:

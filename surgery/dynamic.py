@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from surgery.errors import Refused
+from surgery.field import Slide
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
+from surgery.ops.reduce import DILATED_SINCE, average_by_conv
 from surgery.ops.shape import RESHAPES
 from surgery.ops.window import WINDOWED, statement
 from surgery.rules import Map
@@ -31,7 +34,7 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
             continue
         build.prefix = op.name
         if op.kind in WINDOWED and not op.domain:
-            notes += free_window(op)
+            notes += free_window(build, op, trunk)
         elif op.kind in RESHAPES:
             notes += free_reshape(build, op, trunk)
         freeze_sizes(build, op, facts)
@@ -41,20 +44,71 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
     return notes
 
 
-def free_window(op: Op) -> list[str]:
-    """Write out pads that auto_pad computes from the size; a stride over a single cell becomes 1."""
+def free_window(build: Builder, op: Op, trunk: Trunk) -> list[str]:
+    """Write out what the size or the windows' stride decides: pads of auto_pad, strides, dilations.
+
+    A stride over a single cell becomes 1. Where windows lie closer than the net's own stride, strides
+    turn into dilations, and an AveragePool, which few runtimes can dilate, into a depthwise Conv.
+    """
+    x = trunk.maps[op.inputs[0]]
     attrs = op.node.attrs
-    slides = statement(op).slides
-    notes = []
-    if attrs.get("auto_pad", "NOTSET") not in ("NOTSET", ""):
-        mode = attrs.pop("auto_pad")
-        attrs["pads"] = [s.before for s in slides] + [s.after for s in slides]
-        notes.append(f"{op.kind} {op.name!r}: auto_pad {mode} written out as pads {attrs['pads']}")
-    single = [out == 1 and s.stride > 1 for out, s in zip(op.out_shape()[2:], slides, strict=True)]
-    if any(single):
-        attrs["strides"] = [1 if one else s.stride for one, s in zip(single, slides, strict=True)]
-        notes.append(f"{op.kind} {op.name!r}: its stride over a single cell made 1")
+    old = statement(op).slides
+    new = list(old)
+    for dim, axis in zip(x.axes, x.geometry, strict=True):
+        slide = old[dim - 2]
+        single = op.out_shape()[dim] == 1
+        new[dim - 2] = axis.respaced(replace(slide, stride=1) if single else slide)
+    mode = attrs.pop("auto_pad", "NOTSET")
+    notes = [f"{op.kind} {op.name!r}: auto_pad {mode} written out"] if mode not in ("NOTSET", "") else []
+    if new == list(old) and not notes:
+        return []
+    if any(n.dilation != o.dilation for n, o in zip(new, old, strict=True)):
+        notes.append(
+            f"{op.kind} {op.name!r}: strides {[o.stride for o in old]} become {[n.stride for n in new]}, "
+            f"dilations {[n.dilation for n in new]}"
+        )
+        if op.kind != "Conv":
+            return notes + dilate_pool(build, op, new)
+    else:
+        notes.append(f"{op.kind} {op.name!r}: strides {[n.stride for n in new]}")
+    write_slides(op, new)
     return notes
+
+
+def write_slides(op: Op, slides: Sequence[Slide]) -> None:
+    """Write a windowed op's strides, dilations and pads as attributes."""
+    attrs = op.node.attrs
+    attrs["strides"] = [s.stride for s in slides]
+    attrs["pads"] = [s.before for s in slides] + [s.after for s in slides]
+    if any(s.dilation != 1 for s in slides):
+        attrs["dilations"] = [s.dilation for s in slides]
+
+
+def dilate_pool(build: Builder, op: Op, slides: Sequence[Slide]) -> list[str]:
+    """Dilate a pool: MaxPool by its attribute, AveragePool as a depthwise Conv."""
+    if op.kind == "AveragePool":
+        counted = bool(op.attr("count_include_pad"))
+        if any(s.ceil and s.stride > 1 for s in slides):
+            raise refuse_stride(op, "its ceil_mode has no Conv")
+        channels, dtype = op.in_shape()[1], op.facts.dtypes[op.inputs[0]]
+        out = average_by_conv(build, op.node.inputs[0], channels, dtype, list(slides), counted=counted)
+        _take_over(build, op.node, out)
+        return [f"AveragePool {op.name!r}: as a depthwise Conv with dilations"]
+    if build.opset < DILATED_SINCE[op.kind]:
+        raise refuse_stride(op, f"{op.kind} has no dilations before opset {DILATED_SINCE[op.kind]}")
+    write_slides(op, slides)
+    return []
+
+
+def refuse_stride(op: Op, why: str) -> Refused:
+    """The refusal of a stride that an op cannot follow by dilation."""
+    return Refused(
+        f"--stride: cannot dilate {op.kind} {op.name!r}: {why}. Use --stride-form fragments, which "
+        "dilates nothing.",
+        node=op.name,
+        op=op.kind,
+        why=why,
+    )
 
 
 def free_reshape(build: Builder, op: Op, trunk: Trunk) -> list[str]:
@@ -64,6 +118,7 @@ def free_reshape(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     """
     if op.kind in ("Squeeze", "Unsqueeze"):
         return []
+    place = f"{op.kind} {op.name!r}"  # said before the node loses its output
     old, new = trunk.maps[op.inputs[0]], trunk.maps[op.outputs[0]]
     shuffled = channel_order(op.node, old, new, trunk)
     if shuffled is not None:
@@ -74,7 +129,7 @@ def free_reshape(build: Builder, op: Op, trunk: Trunk) -> list[str]:
             else build.emit("Gather", [tensor, build.ints("channels", order)], {"axis": 1})
         )
         _take_over(build, op.node, out)
-        return [f"{op.kind} {op.name!r}: a channel shuffle, now a Gather of channels"]
+        return [f"{place}: a channel shuffle, now a Gather of channels"]
     dims: list[Any] = []
     for j, size in enumerate(new.shape):
         if j == 0:
@@ -85,7 +140,7 @@ def free_reshape(build: Builder, op: Op, trunk: Trunk) -> list[str]:
             a = old.axes[new.axes.index(j)]
             dims.append(0 if a == j else build.shape_of(op.node.inputs[0], a, a + 1))
     _take_over(build, op.node, build.reshape(op.node.inputs[0], dims))
-    return [f"{op.kind} {op.name!r}: takes height and width from its input"]
+    return [f"{place}: takes height and width from its input"]
 
 
 def channel_order(node: gs.Node, old: Map, new: Map, trunk: Trunk) -> tuple[Any, Any] | None:

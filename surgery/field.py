@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,26 +108,49 @@ class Axis:
 
     `cells` is its length in the window; `margin` counts the cells at the start and end that depend on
     the window's own border. `lengths[r]` is its length for an image of `window + r` pixels, or -1 where
-    the net cannot run at that size.
+    the net cannot run at that size. `grid` is the pixels between windows where they lie closer than the
+    net's own stride (0: they do not); the tensor then holds `spacing` cells for each one of the window's.
     """
 
     field: Field
     margin: tuple[int, int]
     cells: int
     lengths: Lengths
+    grid: int = 0
 
     @classmethod
-    def image(cls, window: int, residues: int) -> Axis:
+    def image(cls, window: int, residues: int, grid: int = 0) -> Axis:
         """The axis of the input itself, followed for so many pixels more than the window."""
-        return cls(Field(), (0, 0), window, np.arange(window, window + residues, dtype=np.int64))
+        lengths = np.arange(window, window + residues, dtype=np.int64)
+        return cls(Field(), (0, 0), window, lengths, grid)
+
+    @property
+    def spacing(self) -> int:
+        """Cells of the tensor from one cell of a window to the next.
+
+        Cells `stride` pixels apart serve windows `grid` pixels apart only if they are thinned out no
+        further than the greatest common divisor of both: the rest of the stride becomes dilation
+        (a-trous; Chen et al. 2015, arXiv:1412.7062).
+        """
+        if not self.grid or self.field.stride != int(self.field.stride):
+            return 1
+        return int(self.field.stride // gcd(int(self.field.stride), self.grid))
+
+    def respaced(self, op: Slide) -> Slide:
+        """The windowed op over cells `spacing` apart that gives the outputs this grid needs."""
+        out = replace(self, field=self.field.slide(op))
+        stride = op.stride * self.spacing // out.spacing
+        d = self.spacing
+        return Slide(op.kernel, stride, op.dilation * d, op.before * d, op.after * d, op.ceil)
 
     def slide(self, op: Slide) -> Axis:
         """The axis after a windowed op."""
         out = int(op.lengths(np.array([self.cells]))[0])
         if out == 1:
             op = replace(op, stride=1)  # the stride of a single cell is free
-        lengths = np.where(self.lengths < 0, -1, op.lengths(self.lengths))
-        return Axis(self.field.slide(op), op.margin(self.margin, self.cells, out), out, lengths)
+        lengths = np.where(self.lengths < 0, -1, self.respaced(op).lengths(self.lengths))
+        margin = op.margin(self.margin, self.cells, out)
+        return replace(self, field=self.field.slide(op), margin=margin, cells=out, lengths=lengths)
 
     def join(self, other: Axis) -> Axis:
         """The axis of an op over both, cell by cell."""
@@ -135,7 +158,7 @@ class Axis:
             raise ValueError(f"{self.cells} cells meet {other.cells}")
         margin = (max(self.margin[0], other.margin[0]), max(self.margin[1], other.margin[1]))
         lengths = np.where(self.lengths == other.lengths, self.lengths, -1)
-        return Axis(self.field.join(other.field), margin, self.cells, lengths)
+        return replace(self, field=self.field.join(other.field), margin=margin, lengths=lengths)
 
     def soil(self) -> Axis:
         """The same axis with no clean cell: every cell depends on the whole window."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,11 @@ from surgery.dynamic import BATCH
 from surgery.graph import Builder
 from surgery.head import Geometry
 
-REDUCTIONS = {"mean": ("GlobalAveragePool", "ReduceMean"), "max": ("GlobalMaxPool", "ReduceMax")}
+REDUCTIONS = {
+    "mean": ("GlobalAveragePool", "ReduceMean"),
+    "max": ("GlobalMaxPool", "ReduceMax"),
+    "softmax-mean": ("GlobalAveragePool", "ReduceMean"),
+}
 
 
 def trim(
@@ -49,20 +54,41 @@ def _dynamic_slice_9(build: Builder, tensor: Any, grid: Any, rank: int) -> Any:
     return tensor
 
 
-def reduce(graph: gs.Graph, opset: int, kind: str, names: list[str], space: int) -> None:
-    """Average (or take the largest of) the named maps over their positions, in place."""
+def reduce(
+    graph: gs.Graph, opset: int, kind: str, names: list[str], space: int, soft: Container[str]
+) -> list[str]:
+    """Average (or take the largest of) the named maps over their positions, in place.
+
+    `softmax-mean` averages probabilities: outputs that are no softmax already (`soft` names those that
+    are) are put through one first. Returns a line for each output that says what was pooled.
+    """
     build = Builder(graph, opset, space)
     pool, reduction = REDUCTIONS[kind]
+    notes = []
     for name in names:
         build.prefix = f"reduce/{name}"
-        tensor = _output(graph, name)
+        old = tensor = _output(graph, name)
         rank = len(tensor.shape)
+        if kind == "softmax-mean" and name not in soft:
+            tensor = soft_over_features(build, tensor, rank)
+        what = "probabilities" if name in soft or kind == "softmax-mean" else "scores as the net gives them"
+        notes.append(f"output {name!r}: the {kind.removeprefix('softmax-')} over positions of its {what}")
         axes = list(range(rank - space, rank))
         if rank == space + 2:
             out = build.with_axes("Squeeze", build.emit(pool, [tensor]), axes)
         else:
             out = build.reduce(reduction, tensor, axes, keepdims=0)
-        _replace_output(graph, build, name, out, tensor.shape[:-space])
+        _replace_output(graph, build, name, out, old.shape[:-space])
+    return notes
+
+
+def soft_over_features(build: Builder, tensor: Any, rank: int) -> Any:
+    """Softmax over the first feature dim; before opset 13 it works on the last dim only."""
+    if build.opset >= 13:
+        return build.emit("Softmax", [tensor], {"axis": 1})
+    perm = [0, *range(2, rank), 1]
+    back = [perm.index(d) for d in range(rank)]
+    return build.transpose(build.emit("Softmax", [build.transpose(tensor, perm)], {"axis": rank - 1}), back)
 
 
 def _output(graph: gs.Graph, name: str) -> Any:

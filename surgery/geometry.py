@@ -16,6 +16,7 @@ from surgery.graph import Op
 from surgery.rules import EndsTrunk, Map, Mixes, NoRule, geometry
 from surgery.shapes import Facts
 
+RESIDUES = 64
 JOINS = ("Add", "Mul", "Sub", "Div", "Max", "Min", "Sum", "Mean", "Where", "Pow")
 
 
@@ -40,12 +41,19 @@ class Trunk:
 
 def ops_of(graph: gs.Graph, opset: int, facts: Facts) -> list[Op]:
     """The nodes of a graph, in their order, as the rules see them."""
-    return [Op(node, opset, facts) for node in graph.nodes]
+    return [Op.of(node, opset, facts) for node in graph.nodes]
 
 
-def walk(ops: Sequence[Op], facts: Facts, residues: int = 64) -> Trunk:
-    """Follow the image through the ops; `residues` is how many larger sizes, pixel by pixel, to follow."""
-    image = tuple(Axis.image(size, residues) for size in facts.window)
+def walk(
+    ops: Sequence[Op], facts: Facts, residues: int = RESIDUES, grid: Sequence[int] | None = None
+) -> Trunk:
+    """Follow the image through the ops.
+
+    `residues` is how many larger sizes, pixel by pixel, to follow; `grid` the pixels between windows
+    where it is not the net's own stride.
+    """
+    steps = grid or [0] * len(facts.window)
+    image = tuple(Axis.image(size, residues, g) for size, g in zip(facts.window, steps, strict=True))
     walker = _Walker(facts, {facts.image: Map(facts.shape, facts.axes, image)})
     for op in ops:
         walker.step(op)

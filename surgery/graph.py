@@ -16,11 +16,22 @@ from surgery.shapes import Facts
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """A node as the rules see it: attributes with their defaults, shapes and constants at the window."""
+    """A node as the rules see it: attributes with their defaults, shapes and constants at the window.
+
+    `inputs` and `outputs` are the names that the original has there; an input left out is an empty string.
+    """
 
     node: gs.Node
     opset: int
     facts: Facts
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, node: gs.Node, opset: int, facts: Facts) -> Op:
+        """The op of a node."""
+        inputs, outputs = (tuple(str(t.name) for t in side) for side in (node.inputs, node.outputs))
+        return cls(node, opset, facts, inputs, outputs)
 
     @property
     def kind(self) -> str:
@@ -36,16 +47,6 @@ class Op:
     def name(self) -> str:
         """The node's name, or its first output's where it has none."""
         return str(self.node.name or self.outputs[0])
-
-    @property
-    def inputs(self) -> list[str]:
-        """The names of the inputs; empty strings where one is left out."""
-        return [str(t.name) for t in self.node.inputs]
-
-    @property
-    def outputs(self) -> list[str]:
-        """The names of the outputs."""
-        return [str(t.name) for t in self.node.outputs]
 
     def attr(self, name: str) -> Any:
         """An attribute, or the default of the op's schema at the model's opset (None without one)."""
@@ -147,6 +148,15 @@ class Builder:
         if self.opset < 13:
             return self.emit(op, [x], {"axes": list(axes)})
         return self.emit(op, [x, self.ints("axes", axes)])
+
+    def pad_end(self, x: Any, room: Sequence[int]) -> Any:
+        """Zeros behind every dim, so many of them; Pad's pads became an input at opset 11."""
+        if not any(room):
+            return x
+        pads = [0] * len(room) + list(room)
+        if self.opset < 11:
+            return self.emit("Pad", [x], {"pads": pads})
+        return self.emit("Pad", [x, self.ints("pads", pads)])
 
     def slice(self, x: Any, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int]) -> Any:
         """Slice with constant bounds, whose bounds became inputs at opset 10."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm, prod
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from surgery.errors import Reason, Refused
 from surgery.field import Axis, Field
-from surgery.geometry import Trunk, walk
+from surgery.geometry import RESIDUES, Trunk, walk
 from surgery.graph import Op
 from surgery.rules import Map
 from surgery.shapes import Facts
@@ -62,6 +62,10 @@ class Geometry:
             tuple(data["sizes"]["step"]),
         )
 
+    def refined(self, stride: Sequence[int]) -> Geometry:
+        """The same windows on a grid of another stride, trimmed to the windows that lie in the image."""
+        return replace(self, stride=tuple(stride), extra=(0,) * len(self.extra))
+
     def grid(self, size: Sequence[int]) -> tuple[int, ...]:
         """How many full windows an image of so many pixels has, per axis."""
         sides = zip(size, self.window, self.stride, strict=True)
@@ -86,26 +90,52 @@ class Head:
     geometry: Geometry
     verdict: str
     reasons: tuple[Reason, ...]
+    own_stride: tuple[int, ...]
+    source_stride: tuple[int, ...] | None = None
 
     def stride_in_cells(self, m: Map) -> tuple[int, ...]:
-        """How many cells of a map lie between neighbouring windows."""
-        return tuple(int(s / f) for s, f in zip(self.geometry.stride, m.stride, strict=True))
+        """How many cells of a map's tensor lie between neighbouring windows.
+
+        In a net of fragments that is `source_stride`, since its batch holds what lies between.
+        """
+        if self.source_stride is not None:
+            return self.source_stride
+        sides = zip(self.geometry.stride, m.stride, m.spacing, strict=True)
+        return tuple(int(s * spacing / j) for s, j, spacing in sides)
 
 
-def find(ops: Sequence[Op], facts: Facts) -> tuple[Trunk, Head]:
-    """Walk the net and find its head. Raises Refused where there is none."""
+def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None) -> tuple[Trunk, Head]:
+    """Walk the net and find its head, for windows `stride` pixels apart (the net's own by default).
+
+    Raises Refused where there is no head, or where the stride cannot be had.
+    """
     trunk = walk(ops, facts)
     sources = sources_of(trunk)
     if not sources:
         raise Refused(nothing_folded(trunk, facts), why="it is already fully convolutional")
-    stride = net_stride(sources)
-    need = 2 * max(stride)
-    if need > 64:
-        trunk = walk(ops, facts, need)
+    own = net_stride(sources)
+    wanted = own if stride is None else stride
+    if wanted != own:
+        check_whole(trunk)
+    residues = 2 * max(wanted)
+    if wanted != own or residues > RESIDUES:
+        trunk = walk(ops, facts, max(residues, RESIDUES), wanted if wanted != own else None)
         sources = sources_of(trunk)
-    geometry = measure(sources, facts.window, stride)
+    geometry = measure(sources, facts.window, wanted)
     verdict, reasons = judge(trunk, geometry)
-    return trunk, Head(trunk.head, sources, geometry, verdict, reasons)
+    return trunk, Head(trunk.head, sources, geometry, verdict, reasons, own)
+
+
+def check_whole(trunk: Trunk) -> None:
+    """Raise Refused where cells lie closer than pixels: their stride cannot be refined."""
+    for name, m in trunk.maps.items():
+        if any(s != int(s) for s in m.stride):
+            raise Refused(
+                f"--stride: the tensor {name!r} has cells {m.stride[0]} pixels apart (an upsampling); only "
+                "whole strides can be refined. Convert at the net's own stride.",
+                node=name,
+                why="an upsampling in the trunk",
+            )
 
 
 def sources_of(trunk: Trunk) -> dict[str, Map]:
@@ -165,8 +195,9 @@ def _rows(axes: list[Axis], stride: int) -> Any:
     """The map's length for every size followed; -1 where the net cannot run or its parts do not meet."""
     rows = []
     for axis in axes:
-        step = int(stride / axis.field.stride)
-        rows.append(np.where(axis.lengths < 0, -1, (axis.lengths - axis.cells) // step + 1))
+        step = int(stride * axis.spacing / axis.field.stride)
+        extent = (axis.cells - 1) * axis.spacing + 1
+        rows.append(np.where(axis.lengths < 0, -1, (axis.lengths - extent) // step + 1))
     return np.where(np.all([r == rows[0] for r in rows], axis=0), rows[0], -1)
 
 

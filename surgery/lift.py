@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,11 @@ class Row:
 
 
 def lift_head(
-    graph: gs.Graph, opset: int, trunk: Trunk, head: Head
+    graph: gs.Graph, opset: int, trunk: Trunk, head: Head, tensors: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[list[Row], dict[str, tuple[int, ...]]]:
     """Rewrite the head in place; returns a row for each of its ops, and the feature dims of each output.
+
+    `tensors` may name others to read in the place of maps.
 
     Raises Refused at the first op that has no meaning at every position.
     """
@@ -39,11 +43,12 @@ def lift_head(
     for op in head.ops:
         build.prefix = op.name
         count = len(graph.nodes)
-        _lift_op(build, op, values, trunk, head)
+        _lift_op(build, op, values, trunk, head, tensors)
         emitted = [node.op for node in graph.nodes[count:]]
         rows.append(Row(op.name, op.kind, _became(op, emitted)))
     old = {id(op.node) for op in head.ops}
-    finals = {o.name: _final(build, o.name, values) for o in graph.outputs if o.name in values}
+    lifted = [o.name for o in graph.outputs if o.name in values and o.name not in trunk.maps]
+    finals = {name: _final(build, name, values) for name in lifted}
     dims = {name: final.dims for name, final in finals.items()}
     graph.nodes[:] = [n for n in graph.nodes if id(n) not in old]
     _rename(graph, build, values, finals, head)
@@ -65,12 +70,15 @@ def _became(op: Op, emitted: list[str]) -> str:
     return " + ".join(emitted)
 
 
-def _lift_op(build: Builder, op: Op, values: dict[str, Any], trunk: Trunk, head: Head) -> None:
+def _lift_op(
+    build: Builder, op: Op, values: dict[str, Any], trunk: Trunk, head: Head, tensors: Mapping[str, Any]
+) -> None:
     def value(name: str) -> Any:
         if name in values:
             return values[name]
         if name in trunk.maps:
-            values[name] = fold(build, name, trunk.maps[name], op, head)
+            tensor = tensors.get(name) or build.graph.tensors()[name]
+            values[name] = fold(build, tensor, trunk.maps[name], op.facts.dtypes[name], head)
             return values[name]
         return op.facts.values.get(name)
 
@@ -97,17 +105,18 @@ def refusal(op: Op, why: str, trunk: Trunk) -> str:
     )
 
 
-def fold(build: Builder, name: str, m: Map, op: Op, head: Head) -> Folded:
+def fold(build: Builder, tensor: Any, m: Map, dtype: Any, head: Head) -> Folded:
     """A trunk map as the window a head op folds, whatever order its dims have."""
-    tensor = build.graph.tensors()[name]
-    tensor.dtype = op.facts.dtypes[name]
+    tensor.dtype = dtype
     order = [*m.channel_dims, *m.axes]
     canonical = build.transpose(tensor, [0, *order])
     if len(m.channel_dims) != 1:
         channels = prod(m.shape[d] for d in m.channel_dims)
         canonical = build.reshape(canonical, [0, channels, build.shape_of(canonical, -build.space, END)])
-    canonical.dtype = op.facts.dtypes[name]
-    source = Source(canonical, prod(m.shape[d] for d in m.channel_dims), m.cells, head.stride_in_cells(m))
+    canonical.dtype = dtype
+    source = Source(
+        canonical, prod(m.shape[d] for d in m.channel_dims), m.cells, head.stride_in_cells(m), m.spacing
+    )
     index = np.arange(source.size).reshape([m.shape[d] for d in order])
     return Folded((source,), np.transpose(index, [order.index(d) for d in range(1, len(m.shape))]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import onnx
 from numpy.typing import NDArray
 
 from surgery import dynamic, finish, head, lift, proof
+from surgery import stride as strides
 from surgery.compare import Converted
 from surgery.errors import BadInput, Mismatch, Reason, Refused
 from surgery.geometry import Trunk, ops_of
 from surgery.graph import Op
-from surgery.head import Geometry, Head
+from surgery.head import Head
 from surgery.lift import Row
 from surgery.model import (
     Model,
@@ -29,61 +30,15 @@ from surgery.model import (
     metadata_of,
     read,
     save,
-    set_metadata,
     to_graph,
 )
-from surgery.oracle import Original
+from surgery.oracle import Original, softmax_inputs
 from surgery.proof import TOLERANCE, Progress, Proof, silent
-from surgery.report.text import render
-from surgery.shapes import Facts, observe
-from surgery.version import VERSION
+from surgery.result import Result, failure, label, refuse_global
+from surgery.shapes import Facts, observe, space_axes
 
+STRIDE_FORMS = ("dilated", "fragments")
 Sizes = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a conversion did, or what `inspect` says it would do.
-
-    `proto` is the converted model (None from `inspect`), `output` the path it was written to. `notes`
-    are the lines on what was changed in the trunk. Prints as the report.
-    """
-
-    model: str
-    input: dict[str, Any]
-    outputs: tuple[dict[str, Any], ...]
-    verdict: str
-    reasons: tuple[Reason, ...]
-    geometry: Geometry | None
-    head: tuple[Row, ...]
-    engine: str = "dense"
-    output: str | None = None
-    proof: Proof | None = None
-    notes: tuple[str, ...] = ()
-    proto: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, with the keys of the command line's JSON."""
-        return {
-            "model": self.model,
-            "input": self.input,
-            "outputs": list(self.outputs),
-            "verdict": self.verdict,
-            "reasons": [{"node": r.node, "op": r.op, "why": r.why} for r in self.reasons],
-            "geometry": self.geometry.to_json() if self.geometry else None,
-            "head": [{"node": r.node, "op": r.op, "becomes": r.becomes} for r in self.head],
-            "engine": self.engine,
-            "output": self.output,
-            "proof": self.proof.to_dict() if self.proof else None,
-            "notes": list(self.notes),
-        }
-
-    def to_json(self) -> str:
-        """The report as one JSON object."""
-        return json.dumps(self.to_dict())
-
-    def __str__(self) -> str:
-        return render(self.to_dict())
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,34 +58,89 @@ class Analysis:
         return Original(self.model, self.facts, taken, steps)
 
 
-def analyse(model: ModelLike | Model, window: Sequence[int] | None = None) -> tuple[Analysis, Any, list[Op]]:
+@dataclass(frozen=True)
+class Options:
+    """What the rewriting may choose.
+
+    `reduce` pools the map over positions; `trim` cuts it to full windows; `stride` is the pixels between
+    windows per axis where it is not the net's own, had by dilation or by fragments (`stride_form`).
+    """
+
+    reduce: str | None = None
+    trim: bool = False
+    stride: tuple[int, ...] | None = None
+    stride_form: str = "dilated"
+
+    def __post_init__(self) -> None:
+        if self.reduce is not None and self.reduce not in finish.REDUCTIONS:
+            raise BadInput(f"reduce {self.reduce!r} is not known; there are {', '.join(finish.REDUCTIONS)}.")
+        if self.stride_form not in STRIDE_FORMS:
+            raise BadInput(
+                f"stride form {self.stride_form!r} is not known; there are {', '.join(STRIDE_FORMS)}."
+            )
+        if self.stride is not None and any(s < 1 for s in self.stride):
+            raise BadInput(f"the stride {list(self.stride)} must be at least one pixel.")
+
+
+def analyse(
+    model: ModelLike | Model, window: Sequence[int] | None = None, options: Options | None = None
+) -> tuple[Analysis, Any, list[Op]]:
     """Read, observe, walk: the facts of a model, its graph to rewrite, and the ops over that graph."""
+    options = options or Options()
     source = read(model)
     facts = observe(source, None if window is None else tuple(window))
     graph = to_graph(source.proto)
     ops = ops_of(graph, source.opset, facts)
-    trunk, found = head.find(ops, facts)
+    dilated = options.stride if options.stride_form == "dilated" else None
+    trunk, found = head.find(ops, facts, dilated)
     return Analysis(source, facts, trunk, found), graph, ops
 
 
 def rewrite(
-    analysis: Analysis, graph: Any, ops: list[Op], *, reduce: str | None, trim: bool
-) -> tuple[onnx.ModelProto, list[Row], list[str]]:
-    """Lift the head, free the sizes, finish the outputs: the converted model, unproven."""
+    analysis: Analysis, graph: Any, ops: list[Op], options: Options
+) -> tuple[Analysis, onnx.ModelProto, list[Row], list[str]]:
+    """Lift the head, free the sizes, finish the outputs: the converted model, unproven.
+
+    The analysis comes back with the geometry that the converted model has.
+    """
     opset, facts, trunk, found = analysis.model.opset, analysis.facts, analysis.trunk, analysis.head
-    rows, dims = lift.lift_head(graph, opset, trunk, found)
+    factors, lifted, tensors = fragments(found, options), found, {}
+    if factors:
+        assert options.stride is not None
+        tensors = strides.fragment(graph, opset, ops, trunk, found, options.stride)
+        lifted = replace(found, source_stride=(1,) * len(factors))
+    rows, dims = lift.lift_head(graph, opset, trunk, lifted, tensors)
     notes = dynamic.free(graph, opset, ops, trunk, facts)
     graph.cleanup().toposort()
     space = dynamic.GRID_NAMES[len(facts.axes)]
     shapes = {name: (dynamic.BATCH, *features, *space) for name, features in dims.items()}
     dynamic.name_dims(graph, facts, trunk, shapes)
-    if trim or (reduce and any(found.geometry.extra)):
-        finish.trim(graph, opset, found.geometry, facts.image, facts.axes, list(dims))
-    if reduce:
-        finish.reduce(graph, opset, reduce, list(dims), len(facts.axes))
+    if factors and options.stride:
+        strides.interleave(graph, opset, list(dims), factors)
+        analysis = replace(analysis, head=replace(found, geometry=found.geometry.refined(options.stride)))
+    geometry = analysis.head.geometry
+    if options.trim or factors or (options.reduce and any(geometry.extra)):
+        finish.trim(graph, opset, geometry, facts.image, facts.axes, list(dims))
+    if options.reduce:
+        softs = softmax_inputs(analysis.model.proto.graph)
+        notes += finish.reduce(graph, opset, options.reduce, list(dims), len(facts.axes), softs)
     proto = from_graph(graph.cleanup().toposort(), analysis.model.proto)
     onnx.checker.check_model(proto, full_check=False)
-    return proto, rows, notes
+    return analysis, proto, rows, notes
+
+
+def fragments(found: Head, options: Options) -> tuple[int, ...]:
+    """How many fragments per axis the stride asks for; none where it is had by dilation."""
+    if options.stride is None or options.stride_form == "dilated" or options.stride == found.own_stride:
+        return ()
+    if any(own % s for own, s in zip(found.own_stride, options.stride, strict=True)):
+        own, wanted = list(found.own_stride), list(options.stride)
+        raise Refused(
+            f"--stride-form fragments: the net's own stride {own} is no multiple of {wanted}. Choose a "
+            "stride that divides it, or --stride-form dilated.",
+            why=f"{wanted} does not divide {own}",
+        )
+    return tuple(own // s for own, s in zip(found.own_stride, options.stride, strict=True))
 
 
 def convert(
@@ -139,6 +149,8 @@ def convert(
     *,
     reduce: str | None = None,
     trim: bool = False,
+    stride: int | Sequence[int] | None = None,
+    stride_form: str = "dilated",
     allow_global: bool = False,
     window: Sequence[int] | None = None,
     sizes: Sizes | None = None,
@@ -148,69 +160,51 @@ def convert(
 ) -> Result:
     """Rewrite a classifier of one fixed window to answer for every window of an image, and prove it.
 
-    The input becomes `[N, C, height, width]`, each output `[N, K, rows, cols]`; with `reduce` ("mean" or
-    "max") an output is `[N, K]`, pooled over positions. `trim` cuts positions whose window would leave
-    the image. `window` gives the window in pixels where the model leaves it open, `sizes` the image
-    sizes to prove at. Without `output` nothing is written; with it the file appears only after the proof.
+    The input becomes `[N, C, height, width]`, each output `[N, K, rows, cols]`; with `reduce` ("mean",
+    "max" or "softmax-mean") an output is `[N, K]`, pooled over positions. `trim` cuts positions whose
+    window would leave the image. `stride` is the pixels between windows, per axis or for all, where it is
+    not the net's own; `stride_form` "dilated" turns strides into dilations, "fragments" puts phases into
+    the batch. `window` gives the window in pixels where the model leaves it open, `sizes` the image sizes
+    to prove at. Without `output` nothing is written; with it the file appears only after the proof.
     `progress` is called with a line at each step.
 
     Raises BadInput, Refused (with node, op and reason) or Mismatch (the proof failed).
     """
-    if reduce is not None and reduce not in finish.REDUCTIONS:
-        raise BadInput(f"reduce {reduce!r} is not known; there are {', '.join(finish.REDUCTIONS)}.")
     target = None if output is None else Path(output)
     source = read(model)
     if target is not None:
         check_target(target, source.path, force=force)
     progress("shapes, geometry and head of the original")
-    analysis, graph, ops = analyse(source, window)
+    options = Options(reduce, trim, per_axis(stride, source), stride_form)
+    analysis, graph, ops = analyse(source, window, options)
     if analysis.head.verdict == "global" and not allow_global:
         raise refuse_global(analysis.head)
     progress("lifting the head")
-    proto, rows, notes = rewrite(analysis, graph, ops, reduce=reduce, trim=trim)
+    analysis, proto, rows, notes = rewrite(analysis, graph, ops, options)
     result = describe(analysis, proto, rows, notes)
-    label(proto, result, analysis.model, reduce)
+    label(proto, result, source.sha256, reduce, fragments(analysis.head, options))
     shown = proof.prove(
-        analysis.original(),
-        analysis.head,
-        Converted(proto, reduce or ""),
-        sizes,
-        tolerance=tolerance,
-        progress=progress,
+        analysis.original(), analysis.head, Converted(proto), sizes, tolerance=tolerance, progress=progress
     )
     result = replace(result, proof=shown)
     if not shown.passed:
         raise Mismatch(failure(shown))
     if target is not None:
         progress(f"writing {target}")
-        save(proto, target, external=analysis.model.external)
+        save(proto, target, external=source.external)
         result = replace(result, output=str(target))
     return result
 
 
-def refuse_global(found: Head) -> Refused:
-    """The refusal of a net that mixes the whole image."""
-    first = found.reasons[0]
-    more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
-    return Refused(
-        f"verdict global: {first}{more}. In a larger image it would see the whole image in the place of the "
-        "window, so the dense answers would not be the crops'. Convert all the same with --allow-global, "
-        "which measures how far they differ, or keep the crops' answers with the exact engine (--exact).",
-        node=first.node,
-        op=first.op,
-        why=first.why,
-    )
-
-
-def failure(shown: Proof) -> str:
-    """The words for a proof that failed."""
-    bad = next(c for c in shown.checks if c.required and not c.passed)
-    size = "x".join(map(str, bad.size))
-    what = bad.note or f"error {bad.max_error:.3g} against the tolerance {shown.tolerance:.3g}"
-    return (
-        f"the proof failed: check {bad.name!r} at {size}, {bad.positions} positions: {what}. Nothing was "
-        "written. Please report the model; until then run it crop by crop."
-    )
+def per_axis(stride: int | Sequence[int] | None, model: Model) -> tuple[int, ...] | None:
+    """A stride for all axes as one for each."""
+    if stride is None:
+        return None
+    axes = len(space_axes(dims_of(model.image)))
+    each = (stride,) * axes if isinstance(stride, int) else tuple(stride)
+    if len(each) != axes:
+        raise BadInput(f"the stride {list(each)} has {len(each)} sides, the image {axes}.")
+    return each
 
 
 def describe(
@@ -233,19 +227,6 @@ def describe(
     )
 
 
-def label(proto: onnx.ModelProto, result: Result, source: Model, reduce: str | None) -> None:
-    """Write into the model what it is and where it comes from."""
-    assert result.geometry is not None
-    entries = {
-        "surgery.version": VERSION,
-        "surgery.engine": result.engine,
-        "surgery.verdict": result.verdict,
-        "surgery.geometry": json.dumps(result.geometry.to_json()),
-        "surgery.source_sha256": source.sha256,
-    }
-    set_metadata(proto, entries | ({"surgery.reduce": reduce} if reduce else {}))
-
-
 def inspect(model: ModelLike, *, window: Sequence[int] | None = None, progress: Progress = silent) -> Result:
     """What `convert` would do with a model: verdict, geometry, head. Nothing is written.
 
@@ -257,16 +238,18 @@ def inspect(model: ModelLike, *, window: Sequence[int] | None = None, progress: 
     analysis = None
     try:
         analysis, graph, ops = analyse(source, window)
-        proto, rows, notes = rewrite(analysis, graph, ops, reduce=None, trim=False)
+        analysis, proto, rows, notes = rewrite(analysis, graph, ops, Options())
         return replace(describe(analysis, proto, rows, notes), proto=None)
     except Refused as refused:
         reason = Reason(refused.node, refused.op, refused.why)
         if analysis is not None:
-            return replace(describe(analysis, None, [], []), verdict="refused", reasons=(reason,))
+            known = describe(analysis, None, [], [str(refused)])
+            return replace(known, verdict="refused", reasons=(reason,))
         inputs = [{"name": v.name, "shape": list(dims_of(v))} for v in source.proto.graph.input]
         outputs = tuple({"name": o.name, "shape": list(dims_of(o))} for o in source.proto.graph.output)
         image = inputs[0] if inputs else {"name": "", "shape": []}
-        return Result(source.name, image, outputs, "refused", (reason,), None, ())
+        words = (str(refused),)
+        return Result(source.name, image, outputs, "refused", (reason,), None, (), notes=words)
 
 
 def validate(
@@ -287,13 +270,16 @@ def validate(
     Raises BadInput where a model cannot be read, Refused where the original is none that can be converted.
     """
     progress("shapes, geometry and head of the original")
-    analysis, _, _ = analyse(original, window)
     other = read(converted)
-    reduce = metadata_of(other.proto).get("surgery.reduce", "")
+    analysis, _, _ = analyse(original, window)
+    entry = metadata_of(other.proto).get("surgery.geometry")
+    if entry is not None and tuple(json.loads(entry)["stride"]) != analysis.head.own_stride:
+        wanted = tuple(json.loads(entry)["stride"])
+        analysis, _, _ = analyse(original, window, Options(stride=wanted))
     return proof.prove(
         analysis.original(),
         analysis.head,
-        Converted(other.proto, reduce),
+        Converted(other.proto),
         sizes,
         tolerance=tolerance,
         crops=crops,

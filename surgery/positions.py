@@ -105,6 +105,14 @@ def materialize(build: Builder, x: Folded | Lifted) -> Lifted:
     return Lifted(tensor, x.shape, (order.size,))
 
 
+def reading(source: Source) -> dict[str, list[int]]:
+    """The attributes of a Conv or pool that reads windows of a map."""
+    attrs = {"kernel_shape": list(source.cells), "strides": list(source.stride)}
+    if any(s != 1 for s in source.spacing):
+        attrs["dilations"] = list(source.spacing)
+    return attrs
+
+
 def _unfold(build: Builder, source: Source) -> Any:
     count = prod(source.cells)
     if count == 1 and set(source.stride) == {1}:
@@ -114,5 +122,4 @@ def _unfold(build: Builder, source: Source) -> Any:
         raise NoRule(f"windows of {dtype} cannot be copied to features by a Conv")
     hot = np.eye(count, dtype=dtype).reshape((count, 1, *source.cells))
     weight = build.constant("unfold", np.tile(hot, (source.channels, *[1] * (hot.ndim - 1))))
-    attrs = {"kernel_shape": list(source.cells), "strides": list(source.stride), "group": source.channels}
-    return build.emit("Conv", [source.tensor, weight], attrs)
+    return build.emit("Conv", [source.tensor, weight], {**reading(source), "group": source.channels})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -50,14 +51,22 @@ class Proof:
 
 
 def default_sizes(head: Head) -> list[tuple[int, ...]]:
-    """The window's own size, one a few strides larger, and one larger by a number no stride divides."""
+    """The window's own size, one a few strides larger, and one larger by a number no stride divides.
+
+    Where windows lie closer than the net's own stride, only one axis grows by as much as that stride:
+    enough to meet the net's own grid a second time, without a crop for every pixel of two axes.
+    """
     g = head.geometry
-    whole = tuple(w + (2 + k % 2) * s for k, (w, s) in enumerate(zip(g.window, g.stride, strict=True)))
-    odd = tuple(
-        w + (2 - k % 2) * s + (s - step if s > step else 0)
-        for k, (w, s, step) in enumerate(zip(g.window, g.stride, g.step, strict=True))
-    )
-    return [g.window, whole, odd]
+    whole, odd = [], []
+    for k, (w, s, own, step) in enumerate(zip(g.window, g.stride, head.own_stride, g.step, strict=True)):
+        rest = s - step if s > step else 0
+        if s < own:
+            whole.append(w + (own if k % 2 else 2 * s))
+            odd.append(w + (2 * s if k % 2 else own) + rest)
+        else:
+            whole.append(w + (2 + k % 2) * s)
+            odd.append(w + (2 - k % 2) * s + rest)
+    return [g.window, tuple(whole), tuple(odd)]
 
 
 def prove(
@@ -144,19 +153,60 @@ def _prove_at(
         checks.append(
             gap.check("native" if native else "crops", size, len(places), tolerance, native or exact)
         )
-    if dense and not native:
-        maps = original.maps(image, sources) or {n: got[n] for n in sources if n in got}
-        if len(maps) < len(sources):
-            missing = next(n for n in sources if n not in maps)
-            why = f"the original's trunk cannot run at this size, and the converted has no tensor {missing!r}"
-            return [*checks, unable("windows", size, tolerance, why)]
-        places = grid_places(_map_grid(head, maps) if not converted.reduce else grid)
-        steps = {n: head.stride_in_cells(m) for n, m in head.sources.items()}
-        want = original.head(maps, head.sources, places, steps)
-        top = tuple(max(p[k] for p in places) + 1 for k in range(len(grid)))
-        gap = compare(original, converted, got, want, places, top, least=grid)
-        checks.append(gap.check("windows", size, len(places), tolerance, True))
+    if dense and not native and not (converted.reduce and g.stride != head.own_stride):
+        checks.append(_windows(original, head, converted, image, got, size, tolerance))
     return checks
+
+
+def _windows(
+    original: Original,
+    head: Head,
+    converted: Converted,
+    image: NDArray[Any],
+    got: Arrays,
+    size: tuple[int, ...],
+    tolerance: float,
+) -> Check:
+    """The original head on every window of the original trunk's map.
+
+    Where the windows of the converted lie on another grid than the net's own, on those of both.
+    """
+    steps = [lcm(a, b) for a, b in zip(head.geometry.stride, head.own_stride, strict=True)]
+    maps = original.maps(image, list(head.sources)) or own_phase(head, got)
+    if len(maps) < len(head.sources):
+        missing = next(n for n in head.sources if n not in maps)
+        why = f"the original's trunk cannot run at this size, and the converted has no tensor {missing!r}"
+        return unable("windows", size, tolerance, why)
+    cells = {n: [int(s / j) for s, j in zip(steps, m.stride, strict=True)] for n, m in head.sources.items()}
+    least = head.geometry.refined(steps).grid(size)
+    grid = least if converted.reduce else _map_grid(head, maps, cells)
+    places = grid_places(grid)
+    want = original.head(maps, head.sources, places, cells)
+    if not converted.reduce:
+        got = {n: thinned(v, steps, head.geometry.stride) for n, v in got.items()}
+    gap = compare(original, converted, got, want, places, grid, least=least)
+    return gap.check("windows", size, len(places), tolerance, True)
+
+
+def thinned(value: NDArray[Any], steps: Sequence[int], stride: Sequence[int]) -> NDArray[Any]:
+    """The positions of a map that lie `steps` pixels apart, of those `stride` pixels apart."""
+    if value.ndim <= len(steps):
+        return value
+    index: Any = (Ellipsis, *(slice(None, None, a // b) for a, b in zip(steps, stride, strict=True)))
+    thin: NDArray[Any] = value[index]
+    return thin
+
+
+def own_phase(head: Head, got: Arrays) -> Arrays:
+    """The maps of the converted model itself, thinned out to the cells that the net's own stride has."""
+    maps = {}
+    for name, m in head.sources.items():
+        if name in got:
+            index = [slice(1), *[slice(None)] * (got[name].ndim - 1)]
+            for axis, spacing in zip(m.axes, m.spacing, strict=True):
+                index[axis] = slice(None, None, spacing)
+            maps[name] = got[name][tuple(index)]
+    return maps
 
 
 def unable(name: str, size: tuple[int, ...], tolerance: float, why: str) -> Check:
@@ -165,11 +215,10 @@ def unable(name: str, size: tuple[int, ...], tolerance: float, why: str) -> Chec
     return gap.check(name, size, 0, tolerance, True)
 
 
-def _map_grid(head: Head, maps: Arrays) -> tuple[int, ...]:
+def _map_grid(head: Head, maps: Arrays, steps: dict[str, list[int]]) -> tuple[int, ...]:
     """How many windows the maps hold, beyond the image's own full windows too."""
     grids = []
     for name, m in head.sources.items():
         cells = [maps[name].shape[a] for a in m.axes]
-        steps = head.stride_in_cells(m)
-        grids.append([(n - c) // s + 1 for n, c, s in zip(cells, m.cells, steps, strict=True)])
+        grids.append([(n - c) // s + 1 for n, c, s in zip(cells, m.cells, steps[name], strict=True)])
     return tuple(min(g[k] for g in grids) for k in range(len(grids[0])))

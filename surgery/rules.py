@@ -36,6 +36,11 @@ class Map:
         return tuple(axis.field.stride for axis in self.geometry)
 
     @property
+    def spacing(self) -> tuple[int, ...]:
+        """Cells of the tensor from one cell of a window to the next, per spatial axis."""
+        return tuple(axis.spacing for axis in self.geometry)
+
+    @property
     def channel_dims(self) -> tuple[int, ...]:
         """The dims that are neither batch nor space, in their order."""
         return tuple(d for d in range(1, len(self.shape)) if d not in self.axes)
@@ -53,13 +58,21 @@ class Map:
 class Source:
     """A trunk map that a head reads windows of: tensor `[N, channels, *space]`.
 
-    A window has `cells` cells, and neighbouring windows lie `stride` cells apart.
+    A window has `cells` cells that lie `spacing` apart in the tensor, and neighbouring windows lie
+    `stride` apart, in cells of the tensor.
     """
 
     tensor: Any
     channels: int
     cells: tuple[int, ...]
     stride: tuple[int, ...]
+    spacing: tuple[int, ...]
+
+    @classmethod
+    def single(cls, tensor: Any, channels: int, space: int) -> Source:
+        """A tensor of features at every position, as windows of one cell."""
+        ones = (1,) * space
+        return cls(tensor, channels, ones, ones, ones)
 
     @property
     def size(self) -> int:

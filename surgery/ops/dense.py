@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph import Builder, Op
-from surgery.positions import flat, offsets
+from surgery.positions import flat, offsets, reading
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, Source, geometry, lift
 
 
@@ -74,9 +74,7 @@ def linear(build: Builder, x: Folded | Lifted, rows: Array, bias: Array | None) 
     """`rows @ features + bias` at every position, as one Conv for each map the features come from."""
     if isinstance(x, Lifted):
         kernel = rows.reshape(*rows.shape, *(1,) * build.space)
-        return _conv(
-            build, Source(flat(build, x), rows.shape[1], (1,) * build.space, (1,) * build.space), kernel, bias
-        )
+        return _conv(build, Source.single(flat(build, x), rows.shape[1], build.space), kernel, bias)
     if x.shift is not None:
         moved = rows.astype(np.float64) @ x.shift.ravel().astype(np.float64)
         bias = (moved if bias is None else moved + bias).astype(rows.dtype)
@@ -112,5 +110,4 @@ def _conv(build: Builder, source: Source, kernel: Array, bias: Array | None) -> 
     consts = [build.constant("weight", kernel)]
     if bias is not None:
         consts.append(build.constant("bias", bias))
-    attrs = {"kernel_shape": list(source.cells), "strides": list(source.stride)}
-    return build.emit("Conv", [source.tensor, *consts], attrs)
+    return build.emit("Conv", [source.tensor, *consts], reading(source))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
+from surgery.field import Slide
 from surgery.graph import Builder, Op
-from surgery.positions import END, focus, materialize, view
+from surgery.positions import END, focus, materialize, reading, view
 from surgery.rules import EndsTrunk, Folded, Lifted, Map, NoRule, Source, geometry, lift
 
 GLOBAL_POOLS = {"GlobalAveragePool": "AveragePool", "GlobalMaxPool": "MaxPool", "GlobalLpPool": "LpPool"}
@@ -25,6 +28,7 @@ REDUCTIONS = (
     "ReduceSumSquare",
 )
 ARGS = ("ArgMax", "ArgMin")
+DILATED_SINCE = {"MaxPool": 10, "LpPool": 18}
 POOL_OF = {"ReduceMean": "AveragePool", "ReduceMax": "MaxPool", "ReduceL2": "LpPool"}
 
 
@@ -75,19 +79,61 @@ def pool(build: Builder, kind: str, x: Any, axes: tuple[int, ...], *, keepdims: 
         found = _box(x, axes)
         if found is not None:
             source, low, high, channels = found
-            attrs: dict[str, Any] = {
-                "kernel_shape": [b - a for a, b in zip(low, high, strict=True)],
-                "strides": list(source.stride),
-            }
-            if kind == "LpPool":
-                attrs["p"] = p
-            out = build.emit(kind, [_crop(build, source, low, high)], attrs)
-            out.dtype = source.tensor.dtype
+            box = replace(
+                source,
+                tensor=_crop(build, source, low, high),
+                cells=tuple(b - a for a, b in zip(low, high, strict=True)),
+            )
+            out = _pool_box(build, kind, box, p)
             if not np.array_equal(channels, np.arange(source.channels)):
                 out = build.emit("Gather", [out, build.ints("channels", channels)], {"axis": 1})
             return Lifted(out, kept, (channels.size,))
     reduction = {"AveragePool": "ReduceMean", "MaxPool": "ReduceMax", "LpPool": f"ReduceL{p}"}.get(kind, kind)
     return _reduce(build, reduction, materialize(build, x), axes, kept)
+
+
+def _pool_box(build: Builder, kind: str, source: Source, p: int) -> Any:
+    """The pool of a box of cells at every window."""
+    spread = any(s != 1 for s in source.spacing)
+    dtype = source.tensor.dtype
+    if spread and kind == "AveragePool":
+        slides = [Slide(k, s, d) for k, s, d in zip(source.cells, source.stride, source.spacing, strict=True)]
+        out = average_by_conv(build, source.tensor, source.channels, dtype, slides, counted=True)
+    else:
+        if spread and build.opset < DILATED_SINCE[kind]:
+            raise NoRule(
+                f"{kind} has no dilations before opset {DILATED_SINCE[kind]}; use --stride-form fragments"
+            )
+        out = build.emit(kind, [source.tensor], {**reading(source), **({"p": p} if kind == "LpPool" else {})})
+    out.dtype = dtype
+    return out
+
+
+def average_by_conv(
+    build: Builder, tensor: Any, channels: int, dtype: Any, slides: list[Slide], *, counted: bool
+) -> Any:
+    """An AveragePool with dilations as a depthwise Conv; `counted` says that pads count in the divisor.
+
+    AveragePool has dilations only from opset 19, and several runtimes ignore them or refuse them.
+    """
+    kernel = [s.kernel for s in slides]
+    attrs = {
+        "kernel_shape": kernel,
+        "strides": [s.stride for s in slides],
+        "dilations": [s.dilation for s in slides],
+        "pads": [s.before for s in slides] + [s.after for s in slides],
+    }
+    padded = any(attrs["pads"])
+    value = 1 / prod(kernel) if counted or not padded else 1
+    weight = build.constant("average", np.full((channels, 1, *kernel), value, dtype))
+    total = build.emit("Conv", [tensor, weight], {**attrs, "group": channels})
+    if counted or not padded:
+        return total
+    one = gs.Constant("one", np.ones(1, dtype))
+    plane = build.emit("Shape", [build.slice(tensor, [0, 0], [1, 1], [0, 1])])
+    ones = build.emit("ConstantOfShape", [plane], {"value": one})
+    count = build.emit("Conv", [ones, build.constant("ones", np.ones((1, 1, *kernel), dtype))], attrs)
+    return build.emit("Div", [total, count])
 
 
 def _reduce(build: Builder, kind: str, x: Lifted, axes: tuple[int, ...], kept: tuple[int, ...]) -> Lifted:
@@ -118,11 +164,13 @@ def _box(x: Folded, axes: tuple[int, ...]) -> tuple[Source, list[int], list[int]
 
 def _crop(build: Builder, source: Source, low: list[int], high: list[int]) -> Any:
     """The map without the cells that no window's box reaches."""
-    ends = [END if b == n else b - n for b, n in zip(high, source.cells, strict=True)]
-    cut = [i for i in range(len(low)) if low[i] or ends[i] != END]
+    sides = zip(high, source.cells, source.spacing, strict=True)
+    starts = [a * d for a, d in zip(low, source.spacing, strict=True)]
+    ends = [END if b == n else (b - n) * d for b, n, d in sides]
+    cut = [i for i in range(len(low)) if starts[i] or ends[i] != END]
     if not cut:
         return source.tensor
-    out = build.slice(source.tensor, [low[i] for i in cut], [ends[i] for i in cut], [i + 2 for i in cut])
+    out = build.slice(source.tensor, [starts[i] for i in cut], [ends[i] for i in cut], [i + 2 for i in cut])
     out.dtype = source.tensor.dtype
     return out
 

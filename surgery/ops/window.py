@@ -9,7 +9,7 @@ import numpy as np
 from surgery.field import Slide
 from surgery.graph import Builder, Op
 from surgery.ops.reduce import pool
-from surgery.positions import flat, window_of
+from surgery.positions import flat, reading, window_of
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, Source, Window, geometry, lift
 
 POOLS = ("AveragePool", "MaxPool", "LpPool")
@@ -83,7 +83,7 @@ def convolve(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     consts = [build.constant("weight", kernel)]
     if bias is not None:
         consts.append(build.constant("bias", bias))
-    attrs = {"kernel_shape": list(source.cells), "strides": list(source.stride), "group": op.attr("group")}
+    attrs = {**reading(source), "group": op.attr("group")}
     out = build.emit("Conv", [source.tensor, *consts], attrs)
     return Lifted(out, op.out_shape()[1:], (weight.shape[0],))
 
@@ -97,7 +97,7 @@ def _cells(build: Builder, x: Folded | Lifted, op: Op) -> Source:
     channels, *cells = x.shape
     if any(c != 1 for c in cells):
         raise NoRule(f"it slides over a map made of features, {list(op.in_shape())}, inside the head")
-    return Source(flat(build, x), channels, tuple(1 for _ in range(build.space)), (1,) * build.space)
+    return Source.single(flat(build, x), channels, build.space)
 
 
 def _clip_kernel(weight: Array, window: Window, cells: tuple[int, ...]) -> Array:
