@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import surgery
-from surgery.report.text import FEW, WIDTH, by, percent, render, render_proof
+from surgery.report.layout import WIDTH, by, percent
+from surgery.report.text import FEW, render, render_proof
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from surgery.report.layout import by, facts, percent, printed, table
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
-WIDTH = 100
 FEW = 4  # reasons and notes printed in full before the rest are counted
 MEANING = {
     "exact": "no padding reaches the head, so every score is the original's on that crop",
@@ -28,22 +28,22 @@ AXES = {1: ("along",), 2: ("y", "x"), 3: ("z", "y", "x")}
 
 def render(data: dict[str, Any]) -> str:
     """The report of a conversion or an inspection, from the data of `Result.to_dict`."""
-    parts: list[RenderableType] = [_facts(list(_overview(data)))]
+    parts: list[RenderableType] = [facts(list(_overview(data)))]
     if data["geometry"]:
-        parts += ["", "Geometry (pixels unless said otherwise)", _facts(list(_geometry(data["geometry"])))]
+        parts += ["", "Geometry (pixels unless said otherwise)", facts(list(_geometry(data["geometry"])))]
     if data["head"]:
         rows = [(r["node"], r["op"], r["becomes"]) for r in data["head"]]
-        parts += ["", "Head", _table(("node", "op", "becomes"), rows)]
+        parts += ["", "Head", table(("node", "op", "becomes"), rows)]
     if data["notes"] and data["verdict"] != "refused":
         parts += ["", "Trunk", *("  " + line for line in _first(data["notes"]))]
     if data["proof"]:
         parts += ["", *_proof_parts(data["proof"])]
-    return _print([*parts, "", conclusion(data)])
+    return printed([*parts, "", conclusion(data)])
 
 
 def render_proof(proof: dict[str, Any]) -> str:
     """The report of a proof, from the data of `Proof.to_dict`."""
-    return _print([*_proof_parts(proof), "", proven(proof)])
+    return printed([*_proof_parts(proof), "", proven(proof)])
 
 
 # ------------------------------------------------------------------ what is known
@@ -90,28 +90,6 @@ def _corner(start: Sequence[int]) -> str:
     return f"({', '.join(map(str, start))})"
 
 
-def by(size: Sequence[int]) -> str:
-    """A size as people write it.
-
-    >>> by([384, 512])
-    '384x512'
-    """
-    return "x".join(map(str, size))
-
-
-def percent(share: float) -> str:
-    """A share in percent, where only nothing prints as 0 and only everything as 100.
-
-    >>> percent(0.0), percent(0.9996), percent(1.0)
-    ('0 %', '>99.9 %', '100 %')
-    """
-    if 0 < share < 0.001:
-        return "<0.1 %"
-    if 0.999 < share < 1:
-        return ">99.9 %"
-    return f"{100 * share:.1f} %" if share % 1 else f"{100 * share:.0f} %"
-
-
 # ------------------------------------------------------------------ what was proven
 
 
@@ -131,7 +109,7 @@ def _proof_parts(proof: dict[str, Any]) -> list[RenderableType]:
     title = f"Proof by onnxruntime (max|difference| / max|reference| up to {proof['tolerance']:.3g})"
     columns = ("check", "size", "positions", "max error", "same argmax", "required", "outcome")
     notes = [f"  {c['name']} {by(c['size'])}: {c['note']}" for c in proof["checks"] if c.get("note")]
-    return [title, _table(columns, rows), *notes]
+    return [title, table(columns, rows), *notes]
 
 
 def _error(check: dict[str, Any]) -> str:
@@ -210,47 +188,7 @@ def _measured(checks: Sequence[dict[str, Any]]) -> str:
     return f"{worst:.2g} at most over {count} positions, at {sizes}"
 
 
-# ------------------------------------------------------------------ layout
-
-
 def _first(lines: Sequence[str]) -> list[str]:
     """The first few lines, and how many more there are."""
     few = list(lines[:FEW])
     return few if len(lines) <= FEW else [*few, f"and {len(lines) - FEW} more"]
-
-
-def _facts(rows: Sequence[tuple[str, str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(min_width=12)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(Text(f"  {name}"), Text(value))
-    return table
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=True, show_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def _print(parts: Sequence[RenderableType]) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
-    out = StringIO()
-    console = Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False, emoji=False)
-    for part in parts:
-        console.print(part)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
