@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +62,18 @@ def sides(text: str) -> tuple[int, ...]:
     return tuple(int(p) for p in parts)
 
 
+def listed(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """A reader of values of one kind with commas between them."""
+
+    def values(text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is no list of numbers with commas between them.") from error
+
+    return values
+
+
 FILE = click.Path(path_type=Path)
 model_argument = click.argument("model", type=FILE)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -87,6 +100,10 @@ tolerance_option = click.option(
 class Printable(Protocol):
     """A result of the API: prints as its report, and turns into JSON."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data."""
+        ...
+
     def to_json(self) -> str:
         """The result as one JSON object."""
         ...
@@ -95,6 +112,18 @@ class Printable(Protocol):
 def show(result: Printable, as_json: bool) -> None:
     """Print a result on stdout."""
     click.echo(result.to_json() if as_json else str(result))
+
+
+def show_all(results: Sequence[tuple[Printable, Sequence[Path]]], as_json: bool) -> None:
+    """Print the results of several images on stdout, each with the files written for it."""
+    if as_json:
+        images = [result.to_dict() | {"files": [str(f) for f in files]} for result, files in results]
+        click.echo(json.dumps({"images": images}))
+        return
+    for i, (result, files) in enumerate(results):
+        click.echo("\n" * bool(i) + str(result))
+        if files:
+            click.echo(f"\nWritten: {', '.join(map(str, files))}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -61,9 +62,24 @@ def inspect(ctx: click.Context, model: Path, window: Sides | None, as_json: bool
 @model_argument
 @output_option
 @click.option(
-    "--reduce", type=click.Choice(["mean", "max"]), help="One score vector per image: pool the map."
+    "--reduce",
+    type=click.Choice(["mean", "max", "softmax-mean"]),
+    help="One score vector per image: pool the map over positions.",
 )
 @click.option("--trim", is_flag=True, help="Cut positions beyond the last full window.")
+@click.option(
+    "--stride",
+    type=sides,
+    metavar="S|HxW",
+    help="Pixels between windows, where they are not to be the net's own.",
+)
+@click.option(
+    "--stride-form",
+    type=click.Choice(["dilated", "fragments"]),
+    default="dilated",
+    show_default=True,
+    help="How the stride is had: dilated ops, or phases in the batch.",
+)
 @click.option("--allow-global", is_flag=True, help="Convert even if an op mixes the whole image.")
 @window_option
 @sizes_option
@@ -75,6 +91,8 @@ def convert(
     output: Path,
     reduce: str | None,
     trim: bool,
+    stride: Sides | None,
+    stride_form: str,
     allow_global: bool,
     window: Sides | None,
     sizes: tuple[Sides, ...],
@@ -94,6 +112,8 @@ def convert(
             output,
             reduce=reduce,
             trim=trim,
+            stride=stride[0] if stride and len(stride) == 1 else stride,
+            stride_form=stride_form,
             allow_global=allow_global,
             window=window,
             sizes=sizes or None,
@@ -108,6 +128,7 @@ def convert(
 @click.argument("original", type=FILE)
 @click.argument("converted", type=FILE)
 @sizes_option
+@click.option("--image", type=FILE, help="Compare on this image as well, its pixels scaled to 0..1.")
 @click.option(
     "--crops", type=crops_of, metavar="all|N", default="all", show_default=True, help="Crops to compare."
 )
@@ -120,6 +141,7 @@ def validate(
     original: Path,
     converted: Path,
     sizes: tuple[Sides, ...],
+    image: Path | None,
     crops: int | None,
     window: Sides | None,
     tolerance: float,
@@ -133,6 +155,7 @@ def validate(
             original,
             converted,
             sizes=sizes or None,
+            image=None if image is None else pixels_of(image, original),
             crops=crops,
             window=window,
             tolerance=tolerance,
@@ -141,6 +164,17 @@ def validate(
     show(proof, as_json)
     if not proof.passed:
         ctx.exit(Mismatch.exit_code)
+
+
+def pixels_of(image: Path, model: Path) -> Any:
+    """An image file as a batch of one, as the model takes it."""
+    from surgery.model import read
+    from surgery.scanner.feed import plan_feed
+    from surgery.scanner.images import load
+
+    feed = plan_feed(read(model))
+    picture = load(image)
+    return feed.tensor(picture.resized(picture.size, feed.mode))
 
 
 @click.command()
