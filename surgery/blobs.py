@@ -150,4 +150,9 @@ def infer(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Shap
     known = [
         v for v in [*graph.input, *graph.value_info, *graph.output] if v.type.tensor_type.HasField("shape")
     ]
-    return {v.name: dims_of(v) for v in known}
+    return {v.name: tuple(unnamed(d) for d in dims_of(v)) for v in known}
+
+
+def unnamed(dim: int | str) -> int | str:
+    """A dim, with "?" for the names that shape inference makes up."""
+    return "?" if isinstance(dim, str) and dim.startswith("unk__") else dim

@@ -140,22 +140,24 @@ class _Finder:
         taken: set[str] = set()
         for node, parameters in found:
             if parameters and node.output[0] not in joined:
-                add = adds.get(node.output[0])
                 names = self.names(node, parameters)
-                known = [*names[:-1], add.name] if add is not None and add.name else names[:-1]
                 name = next((n for n in names if n not in taken), None) or unique(names[-1], taken)
                 taken.add(name)
-                yield Entry(
-                    name, node.op_type, tuple(n for n in dict.fromkeys(known) if n != name), parameters
-                )
+                known = dict.fromkeys([*names, *self.nicknames(node, adds.get(node.output[0]))])
+                yield Entry(name, node.op_type, tuple(n for n in known if n != name), parameters)
 
     def names(self, node: onnx.NodeProto, parameters: dict[str, Parameter]) -> list[str]:
         """What a layer may be called: by its node, by its tensors, and last by its op and output."""
         tensors = [p.tensor for p in parameters.values()]
         stems = [SUFFIX.sub("", t) for t in tensors if SUFFIX.search(t) and not COUNTED.match(t)]
         own = [t for t in tensors[:1] if t in self.weights and not COUNTED.match(t)]
-        output = next(o for o in node.output if o)
-        return [n for n in [node.name, *stems, *own] if n] + [f"{node.op_type}_{output}"]
+        return [n for n in [node.name, *stems, *own] if n] + [f"{node.op_type}_{node.output[0]}"]
+
+    def nicknames(self, node: onnx.NodeProto, add: onnx.NodeProto | None) -> list[str]:
+        """What else finds a layer: the node it was before `surgery convert`, its output, its bias's Add."""
+        before = node.name.removesuffix(f"/{node.op_type.lower()}")
+        outputs = [o for o in [node.output[0], *(add.output if add else ())] if not COUNTED.match(o)]
+        return [n for n in [before, *outputs, add.name if add else ""] if n]
 
     def parameters(self, node: onnx.NodeProto) -> dict[str, Parameter]:
         """The parameters of a node by role."""

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from surgery.blobs import Array, Blobs
+from surgery.blobs import Array, Blobs, infer
 from surgery.errors import BadInput
 from surgery.model import ModelLike, check_target, dims_of, dtype_of, read, save
+from surgery.ops.shape import RESHAPES
 from surgery.parameters import Params, UnknownName, nearest
 from surgery.session import Session
 from surgery.shapes import feeds_for, space_axes
@@ -119,13 +120,15 @@ class Net:
         feeds = feeds_for(self._source, image, shape)
         try:
             values = Session(trial).run(feeds)
+            why = scattered(trial, self._proto, shape[0], values)
         except BadInput as error:
-            old = "x".join(str(dims[a]) for a in axes)
-            new, why = "x".join(map(str, size)), culprit(trial, feeds, error)
+            why = culprit(trial, feeds, error)
+        if why:
+            old, new = ("x".join(str(n) for n in sides) for sides in ([dims[a] for a in axes], size))
             raise BadInput(
                 f"cannot give {self.name} the size {new}: {why}. It was made for {old}; "
                 "`surgery convert` rewrites a classifier for images of any size."
-            ) from error
+            )
         self._proto.graph.ClearField("value_info")
         self._proto.graph.input[self.inputs.index(image.name)].CopyFrom(
             trial.graph.input[self.inputs.index(image.name)]
@@ -203,9 +206,29 @@ def culprit(proto: onnx.ModelProto, feeds: dict[str, Array], error: BadInput) ->
     if found is None:
         return str(error).removesuffix(".")
     node = proto.graph.node[int(found[1])]
-    why = {
-        "Reshape": "the shape it makes is fixed",
-        "Gemm": "its weight takes a fixed number of features",
-        "MatMul": "its weight takes a fixed number of features",
-    }.get(node.op_type, "its inputs do not fit together at that size")
-    return f"{why} in {node.op_type} {node.name or node.output[0]!r}"
+    what = {
+        "Reshape": "makes a shape that is fixed",
+        "Gemm": "takes a fixed number of features",
+        "MatMul": "takes a fixed number of features",
+    }.get(node.op_type, "cannot take what reaches it at that size")
+    return f"{node.op_type} {node.name or node.output[0]!r} {what}"
+
+
+def scattered(
+    trial: onnx.ModelProto, original: onnx.ModelProto, batch: int, outputs: Mapping[str, Array]
+) -> str:
+    """The node that makes positions of the larger image into images of a batch, in words; or nothing.
+
+    A Reshape to [-1, features] does so, and no runtime complains.
+    """
+    declared = {o.name: [*dims_of(o), None][0] for o in original.graph.output}
+    if all(not v.ndim or v.shape[0] in (batch, declared[n]) for n, v in outputs.items()):
+        return ""
+    shapes = infer(trial, {})
+    for node in trial.graph.node:
+        before, after = (shapes.get(n) for n in (node.input[0] if node.input else "", node.output[0]))
+        if node.op_type in RESHAPES and before and after and before[0] == batch != after[0]:
+            return (
+                f"{node.op_type} {node.name or node.output[0]!r} makes a batch of {after[0]} of its positions"
+            )
+    return "positions become images of a batch"

@@ -26,7 +26,9 @@ class UnknownName(BadInput, KeyError):
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """The names most like one that is not known, in words; the first few where none is like it."""
-    near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.4)
+    known = list(dict.fromkeys(known))
+    near = [k for k in known if name and name.lower() in k.lower()][:3]
+    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     few = ", ".join(map(repr, near or known[:5]))
     return f"the nearest names are {few}" if near else f"there are {few}{', ...' * (len(known) > 5)}"
 
@@ -120,6 +122,10 @@ class Layer(Mapping[str, Array]):
     def dims(self, role: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """The shape and dtype of a parameter."""
         return self._store.dims(self.facts[role].tensor)
+
+    def value(self, role: str) -> Array:
+        """The values of a parameter, to look at and not to write to: large ones are not copied."""
+        return self._store.value(self.facts[role].tensor)
 
     def assign(self, role: str, value: Any, *, cast: bool = False) -> None:
         """Copy a value into a parameter; `cast` allows another dtype. Raises BadInput."""

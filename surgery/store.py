@@ -30,11 +30,16 @@ class Store:
     def array(self, tensor: str) -> Array:
         """The array of a constant, the same at every call; what is written to it reaches the model."""
         if tensor not in self._arrays:
-            held = self._held.get(tensor)
-            value = self._computed(tensor) if held is None else numpy_helper.to_array(held)
-            self._arrays[tensor] = np.array(value)
+            self._arrays[tensor] = np.array(self.value(tensor))
             self._digests[tensor] = digest(self._arrays[tensor])
         return self._arrays[tensor]
+
+    def value(self, tensor: str) -> Array:
+        """The values of a constant, to look at and not to write to."""
+        if tensor in self._arrays:
+            return self._arrays[tensor]
+        held = self._held.get(tensor)
+        return self._computed(tensor) if held is None else numpy_helper.to_array(held)
 
     def dims(self, tensor: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """The shape and dtype of a constant, without reading its values where the graph states them."""
