@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from surgery.errors import BadInput
 from surgery.model import dtype_of, metadata_of
-from surgery.oracle import Arrays, Original, softmax_inputs, window_at, with_outputs
+from surgery.oracle import HIDING, Arrays, Original, softmax_inputs, window_at, with_outputs
 from surgery.rules import Map
 from surgery.session import Session
+from surgery.shapes import RANDOM_OPS
 from surgery.stride import interleaved
 
 REDUCE: dict[str, Callable[..., Any]] = {"mean": np.mean, "max": np.max, "softmax-mean": np.mean}
@@ -107,15 +109,17 @@ class Converted:
         facts = metadata_of(proto)
         self.reduce = facts.get("surgery.reduce", "")
         self.fragments = tuple(json.loads(facts.get("surgery.fragments", "[]")))
-        self._softs = softmax_inputs(proto.graph)
+        self._softs = softmax_inputs(proto.graph, HIDING)
         self._session: Session | None = None
 
     def run(self, image: NDArray[Any], input_name: str, extra: Sequence[str] = ()) -> Arrays:
         """Its outputs, the tensors named in `extra` that it has, and the inputs of its softmaxes.
 
-        The last go by the name `softmax input of <output>`. Raises BadInput where it cannot run.
+        The last go by the name `softmax input of <output>`. Raises BadInput where it cannot run, or draws
+        random numbers.
         """
         if self._session is None:
+            check_repeatable(self.proto.graph)
             made = {o for node in self.proto.graph.node for o in node.output}
             names = [*self._softs.values(), *(n for n in extra if n in made)]
             self._session = Session(with_outputs(self.proto, names))
@@ -133,8 +137,20 @@ class Converted:
         return values | softs
 
 
+def check_repeatable(graph: onnx.GraphProto) -> None:
+    """Raise BadInput where a node draws random numbers.
+
+    onnxruntime's optimizer takes a Dropout in training mode away, so running the model would not show it.
+    """
+    settings = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        training = node.op_type == "Dropout" and len(node.input) > 2 and settings.get(node.input[2], True)
+        if training or node.op_type in RANDOM_OPS:
+            raise BadInput(f"{node.op_type} {node.name or node.output[0]!r} draws random numbers")
+
+
 def soft_key(output: str) -> str:
-    """The name under which the input of an output's softmax is compared."""
+    """The name under which the input of an output's softmax (or of what else hides it) is compared."""
     return f"softmax input of {output}"
 
 
@@ -158,7 +174,7 @@ def compare(
         for name, m in original.taken.items():
             _compare_taken(gap, name, m, got, want, places, original.steps[name])
     if not converted.reduce:
-        pairs += [(soft_key(o), t) for o, t in original.softs.items() if soft_key(o) in got]
+        pairs += [(soft_key(o), t) for o, t in original.hidden.items() if soft_key(o) in got]
     for key, name in pairs:
         if key not in got:
             gap.add(key, np.zeros(0), np.zeros(1))

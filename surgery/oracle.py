@@ -28,21 +28,22 @@ SHAPE_ONLY = (
     "Cast",
 )
 SOFT = ("Softmax", "LogSoftmax")
+HIDING = (*SOFT, "Hardmax", "Sigmoid", "HardSigmoid", "ArgMax", "ArgMin")  # they saturate, or round
 CROPS_AT_ONCE = 8
 BYTES_AT_ONCE = 2**28
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def softmax_inputs(graph: onnx.GraphProto) -> dict[str, str]:
-    """For each output that is a softmax, possibly reshaped, the tensor that goes into it."""
+def softmax_inputs(graph: onnx.GraphProto, ops: Sequence[str] = SOFT) -> dict[str, str]:
+    """For each output that is a softmax (or another of `ops`), possibly reshaped, what goes into it."""
     makers = {o: node for node in graph.node for o in node.output}
     found = {}
     for output in graph.output:
         node = makers.get(output.name)
         while node is not None and node.op_type in SHAPE_ONLY and node.input:
             node = makers.get(node.input[0])
-        if node is not None and node.op_type in SOFT:
+        if node is not None and node.op_type in ops:
             name = node.input[0]
             while name in makers and makers[name].op_type in ("Transpose", "Identity"):
                 name = makers[name].input[0]
@@ -74,6 +75,29 @@ def relaxed(proto: onnx.ModelProto, space: dict[str, Sequence[int]] | None = Non
         if value.HasField("type"):
             value.type.tensor_type.ClearField("shape")
     return copy
+
+
+def write_out_pads(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Put in the place of auto_pad, in place, the pads it stands for at these shapes (ONNX Conv).
+
+    At a larger size it would stand for others. They follow from the lengths seen before and behind the op.
+    """
+    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    mode = attrs.get("auto_pad", b"NOTSET").decode()
+    if mode in ("NOTSET", ""):
+        return
+    cells, out = shapes[node.input[0]][2:], shapes[node.output[0]][2:]
+    kernel = attrs.get("kernel_shape") or shapes[node.input[1]][2:]
+    ones = [1] * len(cells)
+    sides = zip(cells, out, kernel, attrs.get("strides", ones), attrs.get("dilations", ones), strict=True)
+    total = [max((o - 1) * s + (k - 1) * d + 1 - n, 0) for n, o, k, s, d in sides]
+    if mode == "VALID":
+        total = [0] * len(cells)
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    pads = small + large if mode == "SAME_UPPER" else large + small
+    kept = [a for a in node.attribute if a.name != "auto_pad"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
 
 
 def cut(proto: onnx.ModelProto, inputs: Mapping[str, int], outputs: Sequence[str]) -> onnx.ModelProto:
@@ -156,8 +180,9 @@ class Original:
         self.taken = taken
         self.steps = steps
         self.softs = softmax_inputs(model.proto.graph)
+        self.hidden = softmax_inputs(model.proto.graph, HIDING)
         self.outputs = [o.name for o in model.proto.graph.output if o.name not in taken]
-        self.tensors = list(dict.fromkeys([*self.outputs, *self.softs.values()]))
+        self.tensors = list(dict.fromkeys([*self.outputs, *self.hidden.values()]))
         self._whole = Runner(with_outputs(model.proto, self.tensors), facts.batch)
         self._head: Runner | None = None
         self._trunk: Session | str | None = None
@@ -189,7 +214,7 @@ class Original:
     def maps(self, image: NDArray[Any], sources: Sequence[str]) -> Arrays | None:
         """These maps of a larger image from the original's own trunk, with height and width set free.
 
-        None where its body is baked to the window, or where auto_pad would mean other pads at this size.
+        None where its body is baked to the window.
         """
         if self._trunk is None:
             self._trunk = self._free_trunk(sources)
@@ -202,10 +227,9 @@ class Original:
         return None
 
     def _free_trunk(self, sources: Sequence[str]) -> Session | str:
-        graph = self.model.proto.graph
-        if any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"") for n in graph.node for a in n.attribute):
-            return "auto_pad"
         part = cut(self.model.proto, {}, list(sources))
+        for node in part.graph.node:
+            write_out_pads(node, self.facts.shapes)
         try:
             return Session(relaxed(part, {self.facts.image: self.facts.axes}))
         except BadInput:
