@@ -37,7 +37,7 @@ def test_one_scale_is_three_files(tmp_path: Path) -> None:
     assert np.array_equal(np.load(paths[0]), result.maps[0].scores)
     assert json.loads(paths[2].read_text()) == result.to_dict()
     with Image.open(paths[1]) as shown:
-        assert shown.size == (50, 40 + heat.LEGEND)
+        assert shown.size == (400, 320 + heat.LEGEND)
 
 
 def test_several_scales_are_a_map_each(tmp_path: Path) -> None:
@@ -149,9 +149,12 @@ def test_colours_grow_brighter_step_by_step() -> None:
     assert steps[5:].max() / steps[5:].min() < 3, "equal steps of score look alike"
 
 
-def test_a_large_photograph_is_shrunk_for_the_picture() -> None:
-    shown = picture(found("40px", image=noise(120, 5000)))
-    assert shown.size == (2048, 49 + heat.LEGEND)
+@pytest.mark.parametrize(
+    ("size", "shown"), [((120, 5000), (49, 2048)), ((30, 40), (300, 400)), ((200, 500), (200, 500))]
+)
+def test_the_picture_is_of_a_size_to_look_at(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    width, height = picture(found("30px", image=noise(*size))).size
+    assert (height - heat.LEGEND, width) == shown
 
 
 def test_the_photograph_is_lit_where_the_score_is_and_dark_elsewhere() -> None:
@@ -161,3 +164,12 @@ def test_the_photograph_is_lit_where_the_score_is_and_dark_elsewhere() -> None:
     assert abs(y - 24) <= 2
     assert abs(x - 28) <= 3
     assert shown[50:, :].max() < 360 / 2
+
+
+@pytest.mark.parametrize("box", [(3.2, 3.3, 3.6, 3.7), (0, 0, 16, 16), (15.5, 0, 16, 0.5)])
+def test_boxes_of_any_size_are_drawn(box: tuple[float, ...]) -> None:
+    layer = Layer(np.zeros((3, 3)), (4.0, 4.0), (8.0, 8.0))
+    photo = Image.new("RGB", (16, 16))
+    marks = [heat.Mark(box, "0.9"), heat.Mark(box, "0.8")]
+    marked, plain = (np.asarray(heat.paint(photo, [layer], (0, 1), m)) for m in (marks, []))
+    assert (marked[:16] != plain[:16]).any()

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Floats = NDArray[np.float64]
 
-LONGEST = 2048  # pixels of the longer side: beyond it a picture is for zooming, which the maps serve better
+LEAST, MOST = 400, 2048  # pixels of a picture's longer side: smaller hides under its own text, larger is slow
 SHARPNESS = 2  # power of the tent by which a window's score falls off from its centre to its border
 DARK = 0.45  # how much of a cold photograph's light is left
 GLOW = 0.5  # how much of a hot place is colour
@@ -53,11 +53,12 @@ class Mark:
 
 
 def fit(photo: Image.Image) -> Image.Image:
-    """The photograph at a size to look at: shrunk where its longer side is beyond 2048 pixels."""
-    factor = LONGEST / max(photo.size)
-    if factor >= 1:
+    """The photograph at a size to look at: its longer side is brought to 400 to 2048 pixels."""
+    longest = max(photo.size)
+    wanted = min(max(longest, LEAST), MOST)
+    if wanted == longest:
         return photo
-    width, height = (max(1, round(side * factor)) for side in photo.size)
+    width, height = (max(1, round(side * wanted / longest)) for side in photo.size)
     return photo.resize((width, height), Image.Resampling.BILINEAR)
 
 
@@ -135,13 +136,20 @@ def paint(
 
 
 def outline(draw: ImageDraw.ImageDraw, mark: Mark, *, best: bool) -> None:
-    """A box and its text, inside its own corner so that it stays in the picture."""
+    """A box with its text inside; where the text has no room there, only the best has it, outside."""
     top, left, bottom, right = mark.box
     ink = INK if best else tuple(int(c) for c in colours(np.array(0.85)))
-    draw.rectangle((left, top, right - 1, bottom - 1), outline=ink, width=2 if best else 1)
-    text = draw.textbbox((left + 4, top + 3), mark.text)
-    draw.rectangle((text[0] - 2, text[1] - 1, text[2] + 1, text[3] + 1), fill=(0, 0, 0))
-    draw.text((left + 4, top + 3), mark.text, fill=ink)
+    edges = left, top, max(left, right - 1), max(top, bottom - 1)  # a window can be less than a pixel here
+    draw.rectangle(edges, outline=ink, width=2 if best else 1)
+    _, _, width, height = draw.textbbox((0, 0), mark.text)
+    corner = (left + 4, top + 3)
+    if width + 8 > right - left or height + 6 > bottom - top:
+        if not best:
+            return
+        corner = (left, top - height - 4 if top > height + 4 else bottom + 3)
+    x, y, x_end, y_end = draw.textbbox(corner, mark.text)
+    draw.rectangle((x - 2, y - 1, x_end + 1, y_end + 1), fill=(0, 0, 0))
+    draw.text(corner, mark.text, fill=ink)
 
 
 def legend(canvas: Image.Image, draw: ImageDraw.ImageDraw, ends: tuple[float, float], caption: str) -> None:
