@@ -199,6 +199,50 @@ def test_a_window_that_is_open_or_other_than_the_models(folder: Path, attempt: T
     expect(attempt("inspect", RNET, "--window", "30"), 2, "has 1 sides, the image 2")
 
 
+# ------------------------------------------------------------------ names and options of the other commands
+
+
+def test_a_parameter_that_is_not_there(folder: Path, attempt: Try) -> None:
+    out = ["-o", folder / "out.onnx"]
+    near = "the nearest names are '/b/l/l.0/Gemm.bias'"
+    expect(attempt("params", "get", RNET, "/b/l/l.0/Gem.bias"), 2, "no parameter", near)
+    expect(attempt("params", "scale", RNET, "/b/l/l.0/Gem.bias", "--factor", 2, *out), 2, near)
+    done = attempt("params", "set", RNET, "/b/l/l.0/Gemm=1", *out)
+    expect(done, 2, "has several parameters; give one of /b/l/l.0/Gemm.weight, /b/l/l.0/Gemm.bias")
+
+
+def test_values_that_do_not_fit(folder: Path, attempt: Try) -> None:
+    np.save(folder / "five.npy", np.zeros(5, np.float32))
+    (folder / "text.npy").write_text("no array")
+    for value, words in (
+        (folder / "five.npy", "has shape [4], the value [5]"),
+        (folder / "text.npy", "is neither a number nor a readable .npy or .npz file"),
+        ("nothing", "is neither a number nor a readable .npy or .npz file"),
+    ):
+        done = attempt("params", "set", RNET, f"/b/l/l.0/Gemm.bias={value}", "-o", folder / "out.onnx")
+        expect(done, 2, words)
+
+
+def test_parameters_are_never_written_over_their_own_model(folder: Path, attempt: Try) -> None:
+    source = Path(shutil.copy(RNET, folder / "net.onnx"))
+    args = ["/b/l/l.0/Gemm.bias=0", "-o", source, "--force"]
+    expect(attempt("params", "set", source, *args), 2, "is the input itself")
+
+
+def test_a_matrix_over_the_guard_and_a_node_that_is_not_there(folder: Path, attempt: Try) -> None:
+    out = ["-o", folder / "out.onnx"]
+    expect(attempt("to-fc", RNET, *out, "--max-bytes", 1000), 3, "14812 rows x 1875 columns", "--max-bytes")
+    expect(attempt("to-fc", RNET, *out, "--nodes", "conv"), 2, "has no node 'conv'", "the nearest names")
+
+
+def test_a_scan_with_what_was_not_converted(folder: Path, attempt: Try) -> None:
+    photo = FIXTURES / "chelsea.png"
+    expect(attempt("scan", RNET, photo, "-o", folder / "out"), 2, str(RNET), "surgery convert")
+    expect(attempt("classify", RNET, photo), 2, str(RNET), "surgery convert")
+    expect(attempt("validate", RNET, folder / "no.onnx"), 2, "cannot read", "no.onnx")
+    expect(attempt("validate", RNET, RNET, "--image", RNET), 2, "is not an image")
+
+
 # ------------------------------------------------------------------ sizes and proofs
 
 

@@ -182,6 +182,109 @@ def test_ops_prints_the_matrix_in_three_forms(capsys: Capture) -> None:
     assert [entry["op"] for entry in data["ops"]] == [row.op for row in rows]
 
 
+# ------------------------------------------------------------------ scan, classify, params, to-fc
+
+
+@pytest.fixture(scope="module")
+def score_map(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted model."""
+    path = tmp_path_factory.mktemp("converted") / "map.onnx"
+    surgery.convert(EXACT, path)
+    return path
+
+
+FEED = ["--input-range=-1,1", "--channels", "RGB", "--output", "44"]
+PHOTOS = [ROOT / "fixtures" / name for name in ("astronaut.png", "chelsea.png")]
+
+
+def test_scan_prints_and_writes_what_the_api_returns(
+    score_map: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    args = ["scan", score_map, *PHOTOS, "-o", tmp_path / "out", "--scale", "128px", "--class", 1, *FEED]
+    done = run(capsys, *args, "--top", "3", "--json")
+    assert (done.code, done.err) == (0, "")
+    data = json.loads(done.out)
+    for photo, report in zip(PHOTOS, data["images"], strict=True):
+        want = surgery.scan(
+            score_map, photo, scales=["128px"], input_range=(-1, 1), label=1, output="44", top=3
+        )
+        files = report.pop("files")
+        assert report == want.to_dict()
+        assert {Path(f).name for f in files} == {f"{photo.stem}.{end}" for end in ("npy", "png", "json")}
+        np.testing.assert_array_equal(np.load(tmp_path / "out" / f"{photo.stem}.npy"), want.maps[0].scores)
+    done = run(capsys, *args, "--force")
+    assert all(str(photo) in done.out for photo in PHOTOS)
+
+
+def test_classify_prints_what_the_api_returns(score_map: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "names.txt").write_text("nobody\na face\n")
+    args = ["classify", score_map, *PHOTOS, "--scales", "92,128", "--flip", "--topk", "1", *FEED]
+    done = run(capsys, *args, "--labels", tmp_path / "names.txt", "--json")
+    assert (done.code, done.err) == (0, "")
+    for photo, report in zip(PHOTOS, json.loads(done.out)["images"], strict=True):
+        want = surgery.evaluate(
+            score_map,
+            photo,
+            scales=[92, 128],
+            flip=True,
+            topk=1,
+            input_range=(-1, 1),
+            output="44",
+            labels=["nobody", "a face"],
+        )
+        assert report == want.to_dict() | {"files": []}
+    assert "nobody" in run(capsys, *args, "--labels", tmp_path / "names.txt").out
+
+
+BIAS = "/b/l/l.0/Gemm.bias"
+
+
+def bias_of(path: Path) -> np.ndarray:
+    model = onnx.load(path)
+    name = next(n.input[2] for n in model.graph.node if n.name == "/b/l/l.0/Gemm")
+    return onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+
+
+def test_params_edits_a_copy_by_name(tmp_path: Path, capsys: Capture) -> None:
+    listed = json.loads(run(capsys, "params", "list", EXACT, "--json").out)
+    names = [f"{row['name']}.{row['parameter']}" for row in listed["parameters"]]
+    assert BIAS in names
+    shown = run(capsys, "params", "list", EXACT).out
+    assert [row["name"] for row in listed["parameters"] if row["name"] not in shown] == []
+    old, out = bias_of(EXACT), tmp_path / "out.onnx"
+    got = json.loads(run(capsys, "params", "get", EXACT, BIAS, "--json").out)
+    np.testing.assert_array_equal(np.float32(got["parameters"][0]["values"]), old)
+
+    assert run(capsys, "params", "set", EXACT, f"{BIAS}=0.5", "-o", out).code == 0
+    np.testing.assert_array_equal(bias_of(out), np.full(4, 0.5, np.float32))
+    assert run(capsys, "params", "scale", EXACT, BIAS, "--factor", "-2", "-o", out, "--force").code == 0
+    np.testing.assert_allclose(bias_of(out), -2 * old, rtol=1e-6)
+    assert run(capsys, "params", "get", out, BIAS, "-o", tmp_path / "bias.npy").code == 0
+    again = ["params", "set", EXACT, f"{BIAS}={tmp_path / 'bias.npy'}", "-o", tmp_path / "again.onnx"]
+    assert run(capsys, *again).code == 0
+    np.testing.assert_array_equal(bias_of(tmp_path / "again.onnx"), bias_of(out))
+
+
+def test_params_copies_between_models(tmp_path: Path, capsys: Capture) -> None:
+    edited, back = tmp_path / "edited.onnx", tmp_path / "back.onnx"
+    assert run(capsys, "params", "set", EXACT, f"{BIAS}=9", "-o", edited).code == 0
+    done = run(capsys, "params", "copy", edited, EXACT, "--map", f"{BIAS}={BIAS}", "-o", back, "--json")
+    assert (done.code, json.loads(done.out)["copied"]) == (0, 1)
+    np.testing.assert_array_equal(bias_of(back), bias_of(EXACT))
+
+
+def test_to_fc_writes_a_model_that_answers_alike(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "fc.onnx"
+    done = run(capsys, "to-fc", EXACT, "-o", out, "--nodes", "/t/l/l.6/Conv,/t/l/l.3/Conv", "--json")
+    data = json.loads(done.out)
+    assert (done.code, done.err, data["output"]) == (0, "", str(out))
+    assert [n["node"] for n in data["nodes"]] == ["/t/l/l.3/Conv", "/t/l/l.6/Conv"]
+    image = np.random.default_rng(0).standard_normal((1, 3, 25, 25), np.float32)
+    got, want = run_model(onnx.load(out), image), run_model(onnx.load(EXACT), image)
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], atol=1e-5)
+
+
 # ------------------------------------------------------------------ usage
 
 
@@ -200,6 +303,8 @@ def test_the_default_tolerance_is_the_apis() -> None:
         (["convert", EXACT, "-o", "x", "--size", "-3"], "'-3' is no size"),
         (["convert", EXACT, "-o", "x", "--tolerance", "0"], "0.0 is not in the range x>0"),
         (["validate", EXACT, EXACT, "--crops", "0"], "'0' is neither 'all' nor a number from 1 on"),
+        (["params", "set", EXACT, "bias", "-o", "x"], "'bias' is no pair; write NAME=VALUE"),
+        (["scan", EXACT, EXACT, "-o", "x", "--mean", "1,b"], "'1,b' is no list of numbers"),
         (["inspect"], "Missing argument 'MODEL'"),
         (["nonsense"], "No such command 'nonsense'"),
     ],

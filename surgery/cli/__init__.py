@@ -5,5 +5,5 @@ from surgery.cli.frame import main
 
 __all__ = ["main"]
 
-for _command in (*models.COMMANDS, *pictures.COMMANDS, *weights.COMMANDS):
+for _command in (*models.COMMANDS, *pictures.COMMANDS, *weights.COMMANDS, models.ops):
     main.add_command(_command)

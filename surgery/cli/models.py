@@ -193,4 +193,4 @@ def ops(markdown: bool, as_json: bool) -> None:
         click.echo(matrix.to_markdown(rows) if markdown else matrix.to_text(rows))
 
 
-COMMANDS = (inspect, convert, validate, ops)
+COMMANDS = (inspect, convert, validate)
