@@ -176,3 +176,11 @@ def lrn(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     if any(d != 1 for d in x.shape[1:]):
         raise NoRule(f"it is local to channels of a map made of features, {list(op.in_shape())}")
     return Lifted(build.emit("LRN", [flat(build, x)], dict(op.node.attrs)), x.shape, (int(np.prod(x.shape)),))
+
+
+lift.refuse(
+    "InstanceNormalization",
+    "GroupNormalization",
+    "MeanVarianceNormalization",
+    why="it takes its statistics from each window alone, so that neighbouring windows share nothing",
+)
