@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from surgery.errors import Reason, Refused
+from surgery.errors import BadInput, Reason, Refused
 from surgery.field import Axis, Field
 from surgery.geometry import RESIDUES, Trunk, walk
 from surgery.graph import Op
@@ -107,7 +107,8 @@ class Head:
 def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None) -> tuple[Trunk, Head]:
     """Walk the net and find its head, for windows `stride` pixels apart (the net's own by default).
 
-    Raises Refused where there is no head, or where the stride cannot be had.
+    Raises Refused where there is no head, or where the stride cannot be had, BadInput where it has not a
+    number for every axis.
     """
     trunk = walk(ops, facts)
     sources = sources_of(trunk)
@@ -115,6 +116,8 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
         raise Refused(nothing_folded(trunk, facts), why="it is already fully convolutional")
     own = net_stride(sources)
     wanted = own if stride is None else stride
+    if len(wanted) != len(own):
+        raise BadInput(f"the stride {list(wanted)} has {len(wanted)} sides, the image {len(own)}.")
     if wanted != own:
         check_whole(trunk)
     residues = 2 * max(wanted)
