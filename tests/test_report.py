@@ -140,6 +140,11 @@ def test_validate_prints_and_keeps_its_proof(padded: surgery.Result) -> None:
     assert "Proven: every score equals the original head on the map's window" in text
 
 
+def test_a_report_of_plain_names_is_plain_ascii(padded: surgery.Result) -> None:
+    assert str(padded).isascii()
+    assert str(padded.proof).isascii()
+
+
 def test_the_json_has_the_keys_of_the_design(exact: surgery.Result) -> None:
     data = json.loads(exact.to_json())
     assert list(data)[:10] == [

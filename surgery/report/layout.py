@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100
+LINE_UNDER_HEAD = "    \n    \n -- \n" + "    \n" * 5  # rich's SIMPLE_HEAD in ASCII, for any terminal and log
 
 
 def by(size: Sequence[int]) -> str:
@@ -49,11 +50,11 @@ def facts(rows: Sequence[tuple[str, str]]) -> Table:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
     """A table with a line under its head; the columns in `numbers` are set flush right."""
-    from rich.box import SIMPLE_HEAD
+    from rich.box import Box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=SIMPLE_HEAD, show_edge=False)
+    made = Table(box=Box(LINE_UNDER_HEAD, ascii=True), show_edge=False)
     for name in columns:
         made.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
     for row in rows:
