@@ -226,19 +226,24 @@ def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
     return {p.key: p.value for p in proto.metadata_props}
 
 
-def check_target(path: Path, *sources: Path | None, force: bool = False) -> None:
-    """Raise BadInput where `path` may not be written: an input, or an existing file without `force`."""
+def check_target(path: Path, *sources: Path | None, force: bool = False, external: bool = False) -> None:
+    """Raise BadInput where `path` may not be written: an input, or an existing file without `force`.
+
+    With `external` the weights will go to `<name>.data`, which is looked at as well.
+    """
     try:
         is_input = any(s is not None and path.exists() and s.exists() and path.samefile(s) for s in sources)
-        is_folder, exists, has_folder = path.is_dir(), path.exists(), path.parent.is_dir()
+        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
+        files = [path, path.with_name(f"{path.name}.data")] if external else [path]
+        there = next((file for file in files if file.exists()), None)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise BadInput(f"cannot write {path}: {error.strerror or error}.") from error
     if is_input:
         raise BadInput(f"the output {path} is the input itself, which is never changed; give another path.")
     if is_folder:
         raise BadInput(f"cannot write {path}: it is a folder; give the name of a file.")
-    if exists and not force:
-        raise BadInput(f"{path} exists already; give another path, or --force to replace it.")
+    if there and not force:
+        raise BadInput(f"{there} exists already; give another path, or --force to replace it.")
     if not has_folder:
         raise BadInput(f"cannot write {path}: there is no folder {path.parent}.")
     if not os.access(path.parent, os.W_OK):

@@ -173,7 +173,7 @@ def convert(
     target = None if output is None else Path(output)
     source = read(model)
     if target is not None:
-        check_target(target, source.path, force=force)
+        check_target(target, source.path, force=force, external=source.external)
     progress("shapes, geometry and head of the original")
     options = Options(reduce, trim, per_axis(stride, source), stride_form)
     analysis, graph, ops = analyse(source, window, options)

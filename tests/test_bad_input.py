@@ -313,6 +313,17 @@ def test_an_existing_file_stays_without_force(
     assert [p.name for p in folder.iterdir() if p.name != "tmp"] == ["out.onnx"]
 
 
+def test_weights_beside_the_output_are_not_overwritten_either(
+    folder: Path, attempt: Try, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = external(folder, "net.data"), folder / "out.onnx"
+    target.with_name("out.onnx.data").write_bytes(b"precious")
+    done = attempt("convert", source, "-o", target)
+    expect(done, 2, "out.onnx.data exists already", "--force")
+    assert run(capsys, "convert", source, "-o", target, "--force").code == 0
+    onnx.checker.check_model(target, full_check=True)
+
+
 def test_a_failed_proof_keeps_the_file_it_would_replace(folder: Path, attempt: Try) -> None:
     (folder / "out.onnx").write_bytes(b"precious")
     args = ["-o", folder / "out.onnx", "--force", "--tolerance", "1e-12"]
