@@ -58,7 +58,7 @@ class Row:
     def of(cls, params: Params, layer: Layer, role: str) -> Row:
         """The row of one parameter of a net."""
         shape, dtype = layer.dims(role)
-        stats, shared = Stats.of(layer.value(role)), tuple(params.sharing(layer, role))
+        stats, shared = Stats.of(layer.peek(role)), tuple(params.sharing(layer, role))
         return cls(layer.name, layer.op, role, shape, str(dtype), stats, layer.facts[role].tensor, shared)
 
     @property

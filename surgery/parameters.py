@@ -123,7 +123,7 @@ class Layer(Mapping[str, Array]):
         """The shape and dtype of a parameter."""
         return self._store.dims(self.facts[role].tensor)
 
-    def value(self, role: str) -> Array:
+    def peek(self, role: str) -> Array:
         """The values of a parameter, to look at and not to write to: large ones are not copied."""
         return self._store.value(self.facts[role].tensor)
 

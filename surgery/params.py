@@ -36,7 +36,7 @@ def get_params(
     """
     net = Net(model)
     places = [place for name in names for place in net.params.find(name)]
-    arrays = {f"{layer.name}.{role}": layer.value(role) for layer, role in places}
+    arrays = {f"{layer.name}.{role}": layer.peek(role) for layer, role in places}
     if output is not None:
         check_target(Path(output), net.path, force=force)
         write_arrays(arrays, Path(output))
