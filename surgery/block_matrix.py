@@ -223,7 +223,7 @@ def _storable(weight: Array) -> Array:
         return weight.astype(np.float32)
     if weight.dtype.kind not in "fiu":
         raise BadInput(f"the weight has dtype {weight.dtype}; a matrix of numbers needs floats or integers.")
-    return weight
+    return weight.astype(weight.dtype.newbyteorder("="), copy=False)
 
 
 def _slides(

@@ -90,7 +90,7 @@ def to_fc(
     model: ModelLike,
     output: str | os.PathLike[str] | None = None,
     *,
-    nodes: Sequence[str] | None = None,
+    nodes: str | Sequence[str] | None = None,
     size: Sequence[int] | None = None,
     max_bytes: int = MAX_BYTES,
     tolerance: float = TOLERANCE,
@@ -115,7 +115,7 @@ def to_fc(
     if target is not None:
         check_target(target, source.path, force=force)
     graph = to_graph(source.proto)
-    chosen = choose(graph, source, nodes)
+    chosen = choose(graph, source, [nodes] if isinstance(nodes, str) else nodes)
     is_open = check_size(source, chosen[0], size)
     facts = observe(source, None if size is None else tuple(size))
     wanted = {id(node) for node in chosen}

@@ -176,7 +176,8 @@ def test_it_holds_little_more_than_the_result() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_dtype", "kept"), [("float32", "float32"), ("float64", "float64"), ("int8", "int8")]
+    ("given_dtype", "kept"),
+    [("float32", "float32"), ("float64", "float64"), ("int8", "int8"), (">f4", "float32")],
 )
 def test_the_weight_keeps_its_dtype(given_dtype: str, kept: str) -> None:
     assert surgery.toeplitz(np.ones((1, 1, 2), given_dtype), (1, 3)).dtype == kept

@@ -103,13 +103,13 @@ def test_two_convs_may_share_a_weight() -> None:
     text = """<ir_version: 8, opset_import: ["": 13]> g (float[1,2,6,6] x) => (float[1,2,2,2] y)
         <float[2,2,3,3] w> { m = Conv(x, w) y = Conv(m, w) }"""
     model = nets.parse(text)
-    for nodes in (["m"], ["y"], ["m", "y"]):
+    for nodes in ("m", ["y"], ["m", "y"]):
         _, proto = to_fc(model, nodes=nodes)
         assert_same_answers(model, proto, law.random_image(model, (6, 6)))
         assert ("w" in arrays(proto)) == (len(nodes) == 1)
 
 
-def test_half_floats_keep_their_type_and_need_a_wider_tolerance() -> None:
+def test_half_floats_keep_their_type() -> None:
     text = """<ir_version: 8, opset_import: ["": 13]> g (float16[1,2,6,6] x) => (float16[1,2,4,4] y)
         <float16[2,2,3,3] w, float16[2] b> { y = Conv(x, w, b) }"""
     model = nets.parse(text)
@@ -234,6 +234,14 @@ def test_the_file_holds_the_model(tmp_path: Path) -> None:
     assert f"Written to {path}" in " ".join(str(result).split())
     assert onnx.load(path) == proto
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_beside_the_model_stay_beside_it(tmp_path: Path) -> None:
+    source, path = tmp_path / "net.onnx", tmp_path / "fc.onnx"
+    onnx.save(nets.load("plain"), source, save_as_external_data=True, location="net.data", size_threshold=0)
+    _, proto = to_fc(source, output=path)
+    assert path.stat().st_size < (tmp_path / "fc.onnx.data").stat().st_size
+    assert_same_answers(onnx.load(path), proto, law.random_image(proto, (17, 23)))
 
 
 # ------------------------------------------------ the page

@@ -40,13 +40,14 @@ def test_the_guard_speaks_before_anything_is_allocated(
 
 
 def test_the_guard_counts_all_chosen_nodes_together() -> None:
-    sizes = {b.node: b.bytes for b in surgery.to_fc(R_NET).nodes}
+    model = nets.load("branches")
+    sizes = {b.node: b.bytes for b in surgery.to_fc(model).nodes}
     total = sum(sizes.values())
-    surgery.to_fc(R_NET, max_bytes=total)
+    surgery.to_fc(model, max_bytes=total)
     with pytest.raises(surgery.Refused, match=f"The 3 chosen ops need {total:,} bytes"):
-        surgery.to_fc(R_NET, max_bytes=total - 1)
+        surgery.to_fc(model, max_bytes=total - 1)
     small = min(sizes, key=lambda n: sizes[n])
-    assert surgery.to_fc(R_NET, nodes=[small], max_bytes=sizes[small]).nodes[0].node == small
+    assert surgery.to_fc(model, nodes=[small], max_bytes=sizes[small]).nodes[0].node == small
 
 
 def test_no_guard_lifts_what_one_tensor_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +68,10 @@ def open_size() -> onnx.ModelProto:
     return one_op("Conv(x, w)", "3,h,v", "float[4,3,3,2] w")
 
 
+def open_channels() -> onnx.ModelProto:
+    return one_op("Conv(x, w)", "c,h,v", "float[4,3,3,2] w")
+
+
 @pytest.mark.parametrize(
     ("make", "options", "error", "words"),
     [
@@ -76,6 +81,8 @@ def open_size() -> onnx.ModelProto:
         ("plain", {"nodes": []}, surgery.BadInput, r"no node was named; .* has 'a', 'd'"),
         ("plain", {"size": (17,)}, surgery.BadInput, r"has 1 sides?, the image 2"),
         ("plain", {"size": (19, 23)}, surgery.BadInput, r"fixes its window at 17, not 19"),
+        (open_size, {"size": (0, 8)}, surgery.BadInput, r"the size is 0x8; give a number of pixels"),
+        (open_channels, {"size": (8, 8)}, surgery.BadInput, r"leaves its channels open; fix their number"),
         (open_size, {"size": (2, 2)}, surgery.BadInput, r"onnxruntime cannot run the model"),
         (bias_from_an_input, {}, surgery.Refused, r"Conv 'y' as a matrix: its weights depend on an input"),
     ],
