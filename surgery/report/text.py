@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FEW = 4  # reasons and notes printed in full before the rest are counted
 MEANING = {
     "exact": "no padding reaches the head, so every score is the original's on that crop",
-    "padded": "the window's own border reaches the head, so scores near it differ from the crops'",
+    "padded": "the window's own border reaches the head, so scores can differ from the crops'",
     "global": "an op mixes the whole image into every cell, so scores differ from the crops'",
     "refused": "this model has no right conversion",
 }
