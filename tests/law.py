@@ -113,12 +113,15 @@ def assert_close(got: Array, want: Array, where: str, tolerance: float = TOLERAN
 def assert_equals_crops(
     original: onnx.ModelProto,
     converted: onnx.ModelProto,
-    size: Sequence[int],
+    image: Sequence[int] | Array,
     stride: Sequence[int],
     outputs: Sequence[str] | None = None,
 ) -> int:
-    """Every answer of the converted map equals the original on that crop; returns how many were compared."""
-    image = random_image(original, size)
+    """Every answer of the converted map equals the original on that crop; returns how many were compared.
+
+    `image` is one to use, or the size in pixels of a random one.
+    """
+    image = image if isinstance(image, np.ndarray) else random_image(original, image)
     got = run(converted, image)
     names = list(outputs) if outputs is not None else [o.name for o in original.graph.output]
     count = 0
@@ -191,16 +194,17 @@ def head_of(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
 def assert_equals_windows(
     original: onnx.ModelProto,
     converted: onnx.ModelProto,
-    size: Sequence[int],
+    image: Sequence[int] | Array,
     steps: Mapping[str, int],
     outputs: Sequence[str] | None = None,
 ) -> int:
     """Every answer equals the original's head on that window of the original's trunk run on the whole image.
 
     `steps` names the maps the head reads, channels first, and the cells of each between neighbouring
-    windows; returns how many positions were compared.
+    windows; `image` is one to use, or the size in pixels of a random one. Returns how many positions were
+    compared.
     """
-    image = random_image(original, size)
+    image = image if isinstance(image, np.ndarray) else random_image(original, image)
     names = list(outputs) if outputs is not None else [o.name for o in original.graph.output]
     maps = run(trunk_of(original, list(steps)), image)
     head = head_of(original, list(steps))
