@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ ROLES: dict[str, dict[int, str]] = {
     "PRelu": {1: "slope"},
 }
 ARITHMETIC = {"Add": "bias", "Mul": "scale", "Sub": "value", "Div": "value"}
-EITHER_SIDE = ("MatMul", "Gemm", *ARITHMETIC)  # the constant may stand left or right of the image
+EITHER_SIDE = ("MatMul", "Gemm")  # the constant may stand left or right of the image
 SETTINGS = ("Resize", "Upsample", "Pad", "Clip", "QuantizeLinear", "DequantizeLinear")
 BIASED_BY_ADD = ("MatMul", "Conv", "ConvTranspose")
 
@@ -171,10 +171,8 @@ class _Finder:
     def role(self, node: onnx.NodeProto, slot: int) -> str:
         """What a constant input is to its node; empty where it is a setting and no parameter."""
         op = node.op_type if node.domain in STANDARD else ""
-        if op in EITHER_SIDE and slot == 0:
-            slot = 1
         if op in ROLES:
-            return ROLES[op].get(slot, "")
+            return ROLES[op].get(1 if op in EITHER_SIDE and slot == 0 else slot, "")
         tensor = self.stored.get(holder(self.makers, node.input[slot]))
         if tensor is None or tensor.data_type not in FLOATS or not tensor.dims or op in SETTINGS:
             return ""
@@ -249,12 +247,12 @@ class Names:
     """Finds a layer by any of its names."""
 
     def __init__(self, layers: list[Entry]) -> None:
-        self.names = [layer.name for layer in layers]
-        self._found: dict[str, list[str]] = defaultdict(list)
+        own = {layer.name: [layer.name] for layer in layers}
+        others: dict[str, list[str]] = {}
         for layer in layers:
             for alias in layer.aliases:
-                self._found[alias].append(layer.name)
-        self._found.update({name: [name] for name in self.names})
+                others.setdefault(alias, []).append(layer.name)
+        self._found = {**own, **{alias: names for alias, names in others.items() if alias not in own}}
 
     def find(self, name: str) -> list[str]:
         """The layers of this name: one, several where an alias does not tell them apart, or none."""

@@ -63,7 +63,9 @@ class Store:
             replace_computed(self._proto.graph, name, fresh)
             self._held = stored(self._proto.graph)
             return
-        fresh.name, fresh.doc_string = held.name, held.doc_string
+        for field in ("name", "doc_string"):
+            if held.HasField(field):
+                setattr(fresh, field, getattr(held, field))
         fresh.metadata_props.extend(held.metadata_props)
         held.CopyFrom(fresh)
 
