@@ -96,8 +96,23 @@ def dilate_pool(build: Builder, op: Op, slides: Sequence[Slide]) -> list[str]:
         return [f"AveragePool {op.name!r}: as a depthwise Conv with dilations"]
     if build.opset < DILATED_SINCE[op.kind]:
         raise refuse_stride(op, f"{op.kind} has no dilations before opset {DILATED_SINCE[op.kind]}")
+    if any(max(s.before, s.after) >= s.kernel for s in slides):
+        op.node.inputs[0] = pad_apart(build, op, slides)
+        slides = [replace(s, before=0, after=0) for s in slides]
     write_slides(op, slides)
     return []
+
+
+def pad_apart(build: Builder, op: Op, slides: Sequence[Slide]) -> Any:
+    """The pads of a pool as a Pad before it: onnxruntime takes none as wide as the undilated kernel."""
+    pads = [0, 0, *(s.before for s in slides), 0, 0, *(s.after for s in slides)]
+    dtype = op.facts.dtypes[op.inputs[0]]
+    lowest = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
+    value = lowest if op.kind == "MaxPool" else 0
+    if build.opset < 11:
+        return build.emit("Pad", [op.node.inputs[0]], {"pads": pads, "value": float(value)})
+    constant = build.constant("value", np.array(value, dtype))
+    return build.emit("Pad", [op.node.inputs[0], build.ints("pads", pads), constant])
 
 
 def refuse_stride(op: Op, why: str) -> Refused:

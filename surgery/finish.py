@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from surgery.dynamic import BATCH
+from surgery.errors import Refused
 from surgery.graph import Builder
 from surgery.head import Geometry
 
@@ -24,8 +25,16 @@ def trim(
 ) -> None:
     """Cut the named maps, in place, to the positions whose window lies in the image.
 
-    Along each axis these are `(pixels - window) // stride + 1`.
+    Along each axis these are `(pixels - window) // stride + 1`. Raises Refused before opset 9, which has no
+    op that cuts at a place it computes.
     """
+    if opset < 9:
+        why = f"opset {opset} has no op that cuts a map at a computed place"
+        raise Refused(
+            f"cannot cut the map to the windows that lie in the image: {why}. Raise the model's opset first "
+            "(onnx.version_converter.convert_version), or convert without --trim, --reduce and fragments.",
+            why=why,
+        )
     build = Builder(graph, opset, space=len(axes))
     build.prefix = "trim"
     tensor = next(t for t in graph.inputs if t.name == image)
@@ -61,6 +70,8 @@ def reduce(
 
     `softmax-mean` averages probabilities: outputs that are no softmax already (`soft` names those that
     are) are put through one first. Returns a line for each output that says what was pooled.
+
+    Raises Refused where an output holds no scores but integers.
     """
     build = Builder(graph, opset, space)
     pool, reduction = REDUCTIONS[kind]
@@ -69,6 +80,8 @@ def reduce(
         build.prefix = f"reduce/{name}"
         old = tensor = _output(graph, name)
         rank = len(tensor.shape)
+        if np.dtype(tensor.dtype).kind != "f":
+            raise refuse_integers(kind, name, tensor.dtype)
         if kind == "softmax-mean" and name not in soft:
             tensor = soft_over_features(build, tensor, rank)
         what = "probabilities" if name in soft or kind == "softmax-mean" else "scores as the net gives them"
@@ -80,6 +93,17 @@ def reduce(
             out = build.reduce(reduction, tensor, axes, keepdims=0)
         _replace_output(graph, build, name, out, old.shape[:-space])
     return notes
+
+
+def refuse_integers(kind: str, name: str, dtype: Any) -> Refused:
+    """The refusal to pool an output such as ArgMax's over positions."""
+    why = f"the output {name!r} holds {np.dtype(dtype)} numbers, places and no scores"
+    return Refused(
+        f"--reduce {kind}: {why}, whose {kind.removeprefix('softmax-')} says nothing. Take that output off "
+        "the model (onnx.utils.extract_model), or convert without --reduce.",
+        node=name,
+        why=why,
+    )
 
 
 def soft_over_features(build: Builder, tensor: Any, rank: int) -> Any:

@@ -179,7 +179,7 @@ class Original:
         self.facts = facts
         self.taken = taken
         self.steps = steps
-        self.softs = softmax_inputs(model.proto.graph)
+        self.softs = softmax_inputs(model.proto.graph, ("Softmax",))
         self.hidden = softmax_inputs(model.proto.graph, HIDING)
         self.outputs = [o.name for o in model.proto.graph.output if o.name not in taken]
         self.tensors = list(dict.fromkeys([*self.outputs, *self.hidden.values()]))

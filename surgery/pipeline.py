@@ -104,12 +104,11 @@ def rewrite(
     The analysis comes back with the geometry that the converted model has.
     """
     opset, facts, trunk, found = analysis.model.opset, analysis.facts, analysis.trunk, analysis.head
-    factors, lifted, tensors = fragments(found, options), found, {}
+    factors, tensors = fragments(found, options), {}
     if factors:
         assert options.stride is not None
         tensors = strides.fragment(graph, opset, ops, trunk, found, options.stride)
-        lifted = replace(found, source_stride=(1,) * len(factors))
-    rows, dims = lift.lift_head(graph, opset, trunk, lifted, tensors)
+    rows, dims = lift.lift_head(graph, opset, trunk, found, tensors)
     notes = dynamic.free(graph, opset, ops, trunk, facts)
     graph.cleanup().toposort()
     space = dynamic.GRID_NAMES[len(facts.axes)]
@@ -122,7 +121,7 @@ def rewrite(
     if options.trim or factors or (options.reduce and any(geometry.extra)):
         finish.trim(graph, opset, geometry, facts.image, facts.axes, list(dims))
     if options.reduce:
-        softs = softmax_inputs(analysis.model.proto.graph)
+        softs = softmax_inputs(analysis.model.proto.graph, ("Softmax",))
         notes += finish.reduce(graph, opset, options.reduce, list(dims), len(facts.axes), softs)
     proto = from_graph(graph.cleanup().toposort(), analysis.model.proto)
     onnx.checker.check_model(proto, full_check=False)

@@ -20,11 +20,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from surgery.dynamic import GRID_NAMES
 from surgery.errors import BadInput, Refused
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.head import Geometry, Head
-from surgery.model import ModelLike, metadata_of, read
+from surgery.model import Model, ModelLike, dims_of, metadata_of, read
 from surgery.ops.window import WINDOWED, statement
 from surgery.positions import END
 from surgery.rules import Map
@@ -33,32 +34,29 @@ from surgery.session import Session
 
 @dataclass(frozen=True)
 class Phases:
-    """How an axis is split into fragments: `before` fragments become `before * len(shifts)`.
+    """How an axis is split into fragments: each of `before` fragments is shifted by `shifts` cells.
 
-    Each fragment is shifted by every number of cells in `shifts`.
+    `kept` are the fragments that come of it, in the order of their offsets: (place in shifts, old fragment).
     """
 
     before: int
     shifts: tuple[int, ...]
+    kept: tuple[tuple[int, int], ...]
 
 
 def phases(stride: int, step: int, wanted: int) -> Phases:
     """The shifts for an op of stride `step` over cells `stride` pixels apart, for windows `wanted` apart.
 
-    >>> phases(stride=2, step=4, wanted=2)
-    Phases(before=1, shifts=(0, 1, 2, 3))
-
-    Raises ValueError where the shifts would differ from fragment to fragment.
+    >>> phases(stride=2, step=2, wanted=1)
+    Phases(before=2, shifts=(0, 1), kept=((0, 0), (0, 1), (1, 0), (1, 1)))
+    >>> phases(stride=2, step=3, wanted=3)
+    Phases(before=2, shifts=(0, 1), kept=((0, 0), (1, 1)))
     """
-    after = stride * step
-    fine, coarse = gcd(stride, wanted), gcd(after, wanted)
-    needed: dict[int, set[int]] = {}
-    for offset in range(0, after, coarse):
-        needed.setdefault(offset % stride, set()).add(offset // stride)
-    shifts = {tuple(sorted(s)) for s in needed.values()}
-    if len(shifts) != 1 or len(needed) != stride // fine:
-        raise ValueError(f"cells {stride} and {after} pixels apart share no whole phases at {wanted}")
-    return Phases(stride // fine, shifts.pop())
+    fine, coarse = gcd(stride, wanted), gcd(stride * step, wanted)
+    offsets = [divmod(offset, stride) for offset in range(0, stride * step, coarse)]
+    shifts = sorted({shift for shift, _ in offsets})
+    kept = tuple((shifts.index(shift), rest // fine) for shift, rest in offsets)
+    return Phases(stride // fine, tuple(shifts), kept)
 
 
 def fragment(
@@ -68,7 +66,7 @@ def fragment(
 
     Returns the tensors that the head is to read in the place of its maps.
 
-    Raises Refused where the stride cannot be split so, or where an output is taken before the head.
+    Raises Refused where an output is taken before the head.
     """
     taken = [o.name for o in graph.outputs if o.name in trunk.maps]
     if taken:
@@ -103,12 +101,7 @@ def _shifted(
     build: Builder, tensor: Any, m: Map, steps: Sequence[int], wanted: Sequence[int], made: Any
 ) -> Any:
     """The tensor with the shifts that an op of these strides needs, in the batch."""
-    try:
-        split = tuple(phases(int(j), s, w) for j, s, w in zip(m.stride, steps, wanted, strict=True))
-    except ValueError as error:
-        raise Refused(
-            f"--stride-form fragments: {error}; use --stride-form dilated.", why=str(error)
-        ) from error
+    split = tuple(phases(int(j), s, w) for j, s, w in zip(m.stride, steps, wanted, strict=True))
     if all(p.shifts == (0,) for p in split):
         return tensor
     key = (tensor.name, split)
@@ -127,22 +120,23 @@ def _shift(build: Builder, tensor: Any, m: Map, split: tuple[Phases, ...]) -> An
     for shift in product(*(p.shifts for p in split)):
         ends = [s - max(p.shifts) or END for s, p in zip(shift, split, strict=True)]
         parts.append(build.slice(padded, shift, ends, m.axes))
-    out = build.emit("Concat", parts, {"axis": 0})
-    return _in_order(build, out, m, [len(p.shifts) for p in split], [p.before for p in split])
+    return _in_order(build, build.emit("Concat", parts, {"axis": 0}), m, split)
 
 
-def _in_order(build: Builder, tensor: Any, m: Map, counts: list[int], befores: list[int]) -> Any:
-    """Bring the batch from (shifts..., old phases..., images) to (shift, old phase) axis by axis."""
-    space = len(counts)
-    if all(b == 1 for b in befores[:-1]):
+def _in_order(build: Builder, tensor: Any, m: Map, split: Sequence[Phases]) -> Any:
+    """Bring the batch from (shifts..., old phases..., images) to the phases kept, axis by axis."""
+    sides = [len(p.shifts) for p in split] + [p.before for p in split]
+    places = np.arange(prod(sides)).reshape(sides)
+    chosen = product(*(p.kept for p in split))
+    order = [places[tuple(s for s, _ in k) + tuple(f for _, f in k)] for k in chosen]
+    if order == list(range(places.size)):
         return tensor
     rest = [
         m.shape[d] if d not in m.axes else build.shape_of(tensor, d, d + 1) for d in range(1, len(m.shape))
     ]
-    split = build.reshape(tensor, [*counts, *befores, -1, *rest])
-    order = [i for k in range(space) for i in (k, space + k)]
-    perm = [*order, *range(2 * space, 2 * space + 1 + len(rest))]
-    return build.reshape(build.transpose(split, perm), [-1, *rest])
+    fragments = build.reshape(tensor, [places.size, -1, *rest])
+    kept = build.emit("Gather", [fragments, build.ints("phases", order)], {"axis": 0})
+    return build.reshape(kept, [-1, *rest])
 
 
 def interleave(graph: gs.Graph, opset: int, names: Sequence[str], factors: Sequence[int]) -> None:
@@ -184,32 +178,33 @@ def shift_and_stitch(
 ) -> dict[str, NDArray[Any]]:
     """The score maps of a converted model on a grid `factor` times finer, from shifted passes.
 
-    `image` is one batch as the model takes it, `[N, C, height, width]`. Pass (a, b) of
-    factor * factor sees it from pixel `(a, b) * stride / factor` on and gives every factor-th row and
-    column of the finer map (Long et al. 2015, arXiv:1411.4038, section 3.2). A course note combines two passes, shifted along the diagonal:
-    they give half the positions of the finer grid. Only windows that lie in the image are returned.
+    `image` is a batch as the model takes it, `[N, C, height, width]`. Pass (a, b) of factor * factor sees it
+    from pixel `(a, b) * stride / factor` on and gives every factor-th row and column of the finer map (Long
+    et al. 2015, arXiv:1411.4038, section 3.2). Only windows that lie in the image are returned, and only
+    outputs that are score maps.
 
-    Raises BadInput where the model has no `surgery.geometry`, or the factor does not divide its stride.
+    Raises BadInput where the model has no score maps to stitch, the factor does not divide its stride, or
+    the image is smaller than its window.
     """
     source = read(model)
-    entry = metadata_of(source.proto).get("surgery.geometry")
-    if entry is None:
-        raise BadInput("shift_and_stitch needs a converted model; make one with `surgery convert`.")
-    geometry = Geometry.from_json(json.loads(entry))
-    space = len(geometry.window)
+    geometry = geometry_of(source)
     if factor < 1 or any(s % factor for s in geometry.stride):
         raise BadInput(f"the factor {factor} does not divide the model's stride {list(geometry.stride)}.")
-    session = Session(source.proto)
-    axes = range(image.ndim - space, image.ndim)
     fine = geometry.refined(tuple(s // factor for s in geometry.stride))
+    sides = dims_of(source.image)
+    axes = [d for d in range(1, len(sides)) if isinstance(sides[d], str)]
+    if image.ndim != len(sides) or not all(fine.grid([image.shape[a] for a in axes])):
+        raise BadInput(
+            f"the image {list(image.shape)} is none of {list(sides)} that holds a window of "
+            f"{list(geometry.window)} pixels."
+        )
+    session, space = Session(source.proto), len(axes)
+    names = [o.name for o in source.proto.graph.output if dims_of(o)[-space:] == GRID_NAMES[space]]
     grid = fine.grid([image.shape[a] for a in axes])
     maps: dict[str, NDArray[Any]] = {}
-    for shift in product(range(factor), repeat=space):
-        starts = [a * s for a, s in zip(shift, fine.stride, strict=True)]
-        part = image[_last(slice(a, None) for a in starts)]
-        if any(n == 0 for n in geometry.grid([part.shape[a] for a in axes])):
-            continue
-        for name, value in session.run({session.inputs[0]: part}).items():
+    for shift in product(*(range(min(factor, n)) for n in grid)):
+        part = shifted(image, axes, geometry, [a * s for a, s in zip(shift, fine.stride, strict=True)])
+        for name, value in session.run({source.image.name: part}, names).items():
             whole = maps.setdefault(name, np.zeros((*value.shape[:-space], *grid), value.dtype))
             places = _last(slice(a, None, factor) for a in shift)
             room = whole[places].shape[-space:]
@@ -220,3 +215,29 @@ def shift_and_stitch(
 def _last(slices: Iterable[slice]) -> Any:
     """An index of the last axes."""
     return (Ellipsis, *slices)
+
+
+def geometry_of(model: Model) -> Geometry:
+    """The geometry a converted model carries. Raises BadInput where it has none, or no score maps."""
+    facts = metadata_of(model.proto)
+    if "surgery.geometry" not in facts:
+        raise BadInput(
+            f"{model.name} carries no surgery.geometry: shift_and_stitch takes a converted model. Make one "
+            "with `surgery convert`."
+        )
+    if "surgery.reduce" in facts:
+        raise BadInput(
+            f"{model.name} has no map to stitch: it was converted with --reduce {facts['surgery.reduce']}. "
+            "Convert it without."
+        )
+    return Geometry.from_json(json.loads(facts["surgery.geometry"]))
+
+
+def shifted(
+    image: NDArray[Any], axes: Sequence[int], geometry: Geometry, start: Sequence[int]
+) -> NDArray[Any]:
+    """The image from these pixels on, as large as the model takes it."""
+    index = [slice(None)] * image.ndim
+    for axis, a, window, step in zip(axes, start, geometry.window, geometry.step, strict=True):
+        index[axis] = slice(a, a + window + (image.shape[axis] - a - window) // step * step)
+    return np.ascontiguousarray(image[tuple(index)])
