@@ -103,8 +103,11 @@ class Listing(Report):
         return {"model": self.model, "parameters": rows, "total": self.total}
 
     def __str__(self) -> str:
-        header = ("name", "op", "parameter", "shape", "dtype", "min", "max", "mean")
-        rows = [(r.name, r.op, r.parameter, show(r.shape), r.dtype, *map(number, r.stats)) for r in self.rows]
+        header = ("name", "op", "parameter", "shape", "dtype", "min", "max", "mean", "tensor")
+        rows = [
+            (r.name, r.op, r.parameter, show(r.shape), r.dtype, *map(number, r.stats), r.tensor)
+            for r in self.rows
+        ]
         total = f"{self.total:,} values in {len(self.rows)} parameters"
         return "\n".join([table(header, rows), *notes(self.rows), total])
 

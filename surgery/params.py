@@ -54,7 +54,7 @@ def set_params(
     """
 
     def fill(layer: Layer, role: str, name: str) -> None:
-        layer.assign(role, read_value(values[name], name), cast=cast)
+        layer.assign(role, read_value(values[name], name, f"{layer.name}.{role}"), cast=cast)
 
     return edit(model, list(values), output, fill, force)
 
@@ -126,8 +126,8 @@ def edit(
     return Edit(net.name, str(output), before, after)
 
 
-def read_value(value: Any, name: str) -> Any:
-    """A value given as text: a number, or a file of arrays, of several the one called `name`."""
+def read_value(value: Any, *names: str) -> Any:
+    """A value given as text: a number, or a file of arrays, of several the one of these names."""
     if not isinstance(value, str | os.PathLike):
         return value
     try:
@@ -136,11 +136,12 @@ def read_value(value: Any, name: str) -> Any:
         arrays = read_arrays(Path(value))
     if len(arrays) == 1:
         return next(iter(arrays.values()))
-    if name not in arrays:
+    found = [n for n in names if n in arrays]
+    if not found:
         raise BadInput(
-            f"{value} holds {', '.join(map(repr, arrays)) or 'no array'}, but none called {name!r}."
+            f"{value} holds {', '.join(map(repr, arrays)) or 'no array'}, but none called {names[0]!r}."
         )
-    return arrays[name]
+    return arrays[found[0]]
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
