@@ -126,6 +126,9 @@ class Blobs(Mapping[str, Blob]):
     def __len__(self) -> int:
         return len(self._blobs)
 
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self._blobs.values()))
+
 
 def infer(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The shapes of all tensors by shape inference, with the inputs at these shapes."""

@@ -150,7 +150,7 @@ class _Finder:
         """What a layer may be called: by its node, by its tensors, and last by its op and output."""
         tensors = [p.tensor for p in parameters.values()]
         stems = [SUFFIX.sub("", t) for t in tensors if SUFFIX.search(t) and not COUNTED.match(t)]
-        own = [t for t in tensors[:1] if t in self.weights and not COUNTED.match(t)]
+        own = [t for t in tensors[:1] if t in self.weights and not SUFFIX.search(t) and not COUNTED.match(t)]
         return [n for n in [node.name, *stems, *own] if n] + [f"{node.op_type}_{node.output[0]}"]
 
     def nicknames(self, node: onnx.NodeProto, add: onnx.NodeProto | None) -> list[str]:

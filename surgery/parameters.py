@@ -192,18 +192,17 @@ class Params(Mapping[str, Layer]):
         raise self._unknown(name, [*self._names])
 
     def find(self, name: str) -> list[tuple[Layer, str]]:
-        """The layer and role that `conv1.weight`, or a tensor's own name, stands for; a layer's all."""
-        if self._names.find(name):
-            layer = self[name]
-            return [(layer, role) for role in layer]
-        if name in self._tensors:
+        """The layer and role that `conv1.weight`, or a tensor's own name, stands for; for a layer, all."""
+        before, _, role = name.rpartition(".")
+        if name not in self._layers and before in self and role in self[before]:
+            return [(self[before], role)]
+        if name not in self._layers and name in self._tensors:
             found, role = self._tensors[name]
             return [(self._layers[found], role)]
-        before, _, role = name.rpartition(".")
+        if self._names.find(name):
+            return [(self[name], role) for role in self[name]]
         if self._names.find(before):
-            layer = self[before]
-            layer.check(role)
-            return [(layer, role)]
+            self[before].check(role)
         every = [f"{layer}.{role}" for layer in self for role in self._layers[layer]]
         raise self._unknown(name, [*every, *self._names, *self._tensors])
 

@@ -118,6 +118,20 @@ def test_several_arrays_go_to_a_npz_and_come_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensor(tmp_path / "back.onnx", name), tensor(RNET, name))
 
 
+@pytest.mark.parametrize("node", ["", "conv", "w1"])
+@pytest.mark.parametrize("weight", ["w1", "conv.weight", "conv_w_0"])
+def test_a_parameter_is_found_by_its_tensor_too(node: str, weight: str) -> None:
+    model = parse(
+        f"{HEAD} net (float[1,2,6,6] x) => (float y) <float[3,2,3,3] w, float[3] b> {{ y = Conv (x, w, b) }}"
+    )
+    model.graph.node[0].name = node
+    model.graph.node[0].input[1] = model.graph.initializer[0].name = weight
+    found = list(get_params(model, [weight]).arrays.values())
+    assert [a.shape for a in found][:1] == [(3, 2, 3, 3)]
+    whole_layer = weight == "w1" == next(iter(surgery.Net(model).params))
+    assert len(found) == (2 if whole_layer else 1)
+
+
 # ------------------------------------------------ set, scale
 
 
