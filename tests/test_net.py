@@ -465,7 +465,7 @@ def test_a_net_of_open_size_stays_open() -> None:
     assert net.blobs["scores"].shape == ("N", 6, "?", "?")
     net.reshape(25, 27)
     assert net.blobs["image"].shape == ("N", 2, 25, 27)
-    assert net.blobs["scores"].shape[1:] == (6, 3, 2)  # type: ignore[index]
+    assert net.blobs["scores"].shape[1:] == (6, 3, 2)
     assert net.forward(np.zeros((2, 2, 17, 31), np.float32))["scores"].shape == (2, 6, 1, 3)
     assert net.blobs["scores"].shape == (2, 6, 1, 3)
     dims = net.proto.graph.input[0].type.tensor_type.shape.dim
