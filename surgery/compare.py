@@ -109,6 +109,7 @@ class Converted:
         facts = metadata_of(proto)
         self.reduce = facts.get("surgery.reduce", "")
         self.fragments = tuple(json.loads(facts.get("surgery.fragments", "[]")))
+        self.exact = facts.get("surgery.engine") == "exact"
         self._softs = softmax_inputs(proto.graph, HIDING)
         self._session: Session | None = None
 
@@ -132,6 +133,8 @@ class Converted:
                 feeds[value.name] = np.ones(dims, dtype_of(value))
         values = self._session.run(feeds)
         softs = {soft_key(o): values[t] for o, t in self._softs.items()}
+        if self.exact:
+            softs = {o: on_grid(v, values[o].shape[2 - image.ndim :]) for o, v in softs.items()}
         if self.fragments:
             softs = {o: interleaved(v, self.fragments) for o, v in softs.items()}
         return values | softs
@@ -147,6 +150,12 @@ def check_repeatable(graph: onnx.GraphProto) -> None:
         training = node.op_type == "Dropout" and len(node.input) > 2 and settings.get(node.input[2], True)
         if training or node.op_type in RANDOM_OPS:
             raise BadInput(f"{node.op_type} {node.name or node.output[0]!r} draws random numbers")
+
+
+def on_grid(value: NDArray[Any], grid: Sequence[int]) -> NDArray[Any]:
+    """Features of windows, `[windows, ...]`, as a map of one image, `[1, ..., rows, cols]`."""
+    moved: NDArray[Any] = np.moveaxis(value, 0, -1).reshape(1, *value.shape[1:], *grid)
+    return moved
 
 
 def soft_key(output: str) -> str:

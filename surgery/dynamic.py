@@ -13,6 +13,7 @@ from surgery.errors import Refused
 from surgery.field import Slide
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
+from surgery.ops.pointwise import BINARY
 from surgery.ops.reduce import DILATED_SINCE, average_by_conv
 from surgery.ops.shape import RESHAPES
 from surgery.ops.window import WINDOWED, statement
@@ -37,6 +38,7 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
             notes += free_window(build, op, trunk)
         elif op.kind in RESHAPES:
             notes += free_reshape(build, op, trunk)
+        narrow_constants(build, op, trunk)
         freeze_sizes(build, op, facts)
     for gate in trunk.gates:
         build.prefix = gate.name
@@ -203,6 +205,21 @@ def _take_over(build: Builder, node: gs.Node, tensor: Any) -> None:
     node.outputs.clear()
 
 
+def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
+    """A constant as large as the window that is the same at every position keeps one of them."""
+    if op.kind not in BINARY:
+        return
+    m = trunk.maps[op.outputs[0]]
+    for i in range(len(op.inputs)):
+        value = op.value(i)
+        lead = 0 if value is None else len(m.shape) - value.ndim
+        wide = [] if value is None else [a - lead for a in m.axes if a >= lead and value.shape[a - lead] > 1]
+        for axis in wide:
+            value = None if value is None else value.take([0], axis)
+        if wide and value is not None:
+            op.node.inputs[i] = build.constant("uniform", value)
+
+
 def freeze_sizes(build: Builder, op: Op, facts: Facts) -> None:
     """Settings that the original computes from a shape keep the window's value."""
     for i, tensor in enumerate(op.node.inputs):
@@ -245,15 +262,20 @@ def free_gate(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     )
 
 
+def forget_shapes(graph: gs.Graph) -> None:
+    """Forget every inner shape: onnxruntime takes a stale one as truth."""
+    ends = {id(t) for t in [*graph.inputs, *graph.outputs]}
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and id(tensor) not in ends:
+            tensor.shape = None
+
+
 def name_dims(graph: gs.Graph, facts: Facts, trunk: Trunk, dims: dict[str, tuple[Any, ...]]) -> None:
     """Name the dims of the image and the outputs, and forget every inner shape.
 
     onnxruntime takes a stale inner shape as truth, so none is left.
     """
-    ends = {id(t) for t in [*graph.inputs, *graph.outputs]}
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and id(tensor) not in ends:
-            tensor.shape = None
+    forget_shapes(graph)
     names = SPACE_NAMES[len(facts.axes)]
     for tensor in graph.inputs:
         if tensor.name == facts.image:

@@ -89,7 +89,7 @@ def prove(
     at each size.
     """
     checks = []
-    for n, size in enumerate(sizes or default_sizes(head)):
+    for n, size in enumerate(default_sizes(head) if sizes is None else sizes):
         check_size(head, size)
         progress(f"proof: crops and windows of {_by(size)}")
         pixels = original.image(size, seed=n + 1)

@@ -1,0 +1,237 @@
+"""The exact engine's plan: which ops run over a mosaic, how each axis is laid out, and where windows part.
+
+Every distinct cell of all windows is computed once (see surgery.mosaic). From the cut on, where margins
+leave little to share or an op takes a window as a whole, the windows are a batch, and the rest of the
+original graph runs on it unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from surgery.cost import Costs
+from surgery.geometry import Trunk
+from surgery.graph import Op
+from surgery.mosaic import Ints, Reach, Step, Strip, join, slide
+from surgery.ops.pointwise import BINARY
+from surgery.ops.window import WINDOWED, statement
+from surgery.rules import Map
+from surgery.shapes import Facts
+
+Strips = tuple[Strip, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One op of the trunk over the mosaic.
+
+    `steps` is how a windowed op runs along each axis; `gathers`, for each input of a join that is a map,
+    which stored places to take along each axis (None: all as they are). `strips` is what comes out.
+    """
+
+    op: Op
+    strips: Strips
+    steps: tuple[Step, ...] = ()
+    gathers: tuple[tuple[Ints | None, ...], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The ops that run over the mosaic, and the grid of windows (rows x cols)."""
+
+    grid: tuple[int, ...]
+    image: Strips
+    planned: tuple[Planned, ...]
+
+    def strips(self) -> dict[str, Strips]:
+        """What is stored of each tensor of the mosaic, by name."""
+        return {name: p.strips for p in self.planned for name in p.op.outputs if name}
+
+
+def _moves(op: Op, trunk: Trunk, facts: Facts) -> bool:
+    """Whether an op works on pixels; every op does that no constant or shape alone feeds."""
+    return any(n and n not in facts.values for n in op.inputs)
+
+
+def _values(name: str, trunk: Trunk, facts: Facts) -> float:
+    return prod(facts.shapes[name]) / facts.batch
+
+
+def _mosaic_cost(planned: Planned, single: float, trunk: Trunk, costs: Costs) -> float:
+    """What one op costs over the mosaic: its own work over all that is stored, and its gathers and masks."""
+    m = trunk.maps[planned.op.outputs[0]]
+    stored = prod(s.length for s in planned.strips) / prod(m.cells)
+    cost = single * stored
+    for name in dict.fromkeys(n for n in planned.op.inputs if n in trunk.maps):
+        x = trunk.maps[name]
+        channels = prod(x.shape[d] for d in x.channel_dims)
+        if planned.steps:
+            sides = [
+                s.gather.size if s.gather is not None else s.out.length * s.slide.stride
+                for s in planned.steps
+            ]
+            moved = any(s.gather is not None for s in planned.steps)
+            masked = any(s.masked is not None for s in planned.steps)
+        else:
+            sides = [s.length for s in planned.strips]
+            moved = any(way is not None for ways in planned.gathers for way in ways)
+            masked = False
+        size = channels * prod(sides)
+        cost += costs.moving(size) * moved + 4 * size * costs.byte * 2 * masked
+    return cost
+
+
+def plan(
+    ops: Sequence[Op], trunk: Trunk, image: str, grid: tuple[int, ...], strips: Strips, costs: Costs
+) -> Plan:
+    """Lay out every op from the image on, up to the first that has no mosaic."""
+    planner = _Planner(trunk, costs, ops)
+    known: dict[str, Strips] = {image: strips}
+    planned: list[Planned] = []
+    for op in ops:
+        maps = [n for n in op.inputs if n in trunk.maps]
+        if op.outputs[0] in op.facts.values or not maps:
+            continue
+        if op.outputs[0] not in trunk.maps or any(n not in known for n in maps):
+            break
+        done = planner.place(op, maps, known)
+        if done is None:
+            break
+        planned.append(done)
+        known.update({name: done.strips for name in op.outputs if name})
+    return Plan(grid, strips, tuple(planned))
+
+
+def choose(
+    full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, costs: Costs
+) -> tuple[int, float, float]:
+    """How many of the planned ops are worth a mosaic: the cut of least cost.
+
+    Returns their number, and the cost in seconds of the whole with that cut, and with none: a batch of
+    windows from the image on.
+    """
+    windows = prod(full.grid)
+    moving = [op for op in ops if op.outputs[0] not in facts.values and _moves(op, trunk, facts)]
+    single = {id(op): costs.op(op) for op in moving}
+    later = sum(single.values()) * windows
+    users: dict[str, int] = {}
+    for op in moving:
+        for name in op.inputs:
+            users[name] = users.get(name, 0) + 1
+    before, best, crossing = 0.0, None, {facts.image}
+    plain = None
+    for k in range(len(full.planned) + 1):
+        parting = sum(costs.moving(windows * _values(n, trunk, facts)) for n in crossing)
+        total = before + parting + later
+        plain = total if plain is None else plain
+        if best is None or total < best[1]:
+            best = (k, total)
+        if k == len(full.planned):
+            break
+        planned = full.planned[k]
+        later -= single[id(planned.op)] * windows
+        before += _mosaic_cost(planned, single[id(planned.op)], trunk, costs)
+        crossing.update(n for n in planned.op.outputs if n)
+        for name in planned.op.inputs:
+            if name in users:
+                users[name] -= 1
+                if users[name] == 0:
+                    crossing.discard(name)
+    assert best is not None
+    assert plain is not None
+    return best[0], best[1], plain
+
+
+class _Planner:
+    def __init__(self, trunk: Trunk, costs: Costs, ops: Sequence[Op]) -> None:
+        self.maps = trunk.maps
+        self.costs = costs
+        self.users: dict[str, list[Op]] = {}
+        for op in ops:
+            for name in op.inputs:
+                self.users.setdefault(name, []).append(op)
+        self.memo: dict[Any, Step] = {}
+
+    def place(self, op: Op, maps: list[str], known: dict[str, Strips]) -> Planned | None:
+        """The op over the mosaic, or None where it has none."""
+        if op.kind in WINDOWED and not op.domain:
+            steps = self._window(op, known[op.inputs[0]])
+            return Planned(op, tuple(s.out for s in steps), steps=steps)
+        ins, out = [self.maps[n] for n in maps], self.maps[op.outputs[0]]
+        if len(maps) == 1 and out.geometry is ins[0].geometry:
+            return Planned(op, known[maps[0]])
+        if op.kind in (*BINARY, "Concat") and all(m.cells == out.cells for m in ins):
+            joined = [join([known[n][k] for n in maps]) for k in range(len(out.axes))]
+            gathers = tuple(tuple(j.gathers[i] for j in joined) for i in range(len(maps)))
+            return Planned(op, tuple(j.out for j in joined), gathers=gathers)
+        return None
+
+    def _window(self, op: Op, strips: Strips) -> tuple[Step, ...]:
+        """Steps along all axes: with room for the ops to come where that costs less than their gathers."""
+        x, out = self.maps[op.inputs[0]], self.maps[op.outputs[0]]
+        slides = statement(op).slides
+        ways = []
+        for reaches in (self._alone(out), self._stage(op, out)):
+            sides = zip(strips, x.axes, reaches, strict=True)
+            ways.append(tuple(self._slide(strip, slides[dim - 2], reach) for strip, dim, reach in sides))
+        tight, roomy = ways
+        if all(a.gather is None for a in tight):
+            return tight
+        area = [float(np.prod([s.out.length for s in way])) for way in ways]
+        extra = (area[1] - area[0]) * self.costs.stage_compute(op, self._behind(op))
+        spared = area[0] * self.costs.stage_gathers(op, self._behind(op))
+        return roomy if extra < spared else tight
+
+    def _slide(self, strip: Strip, op: Any, reach: Reach) -> Step:
+        key = (id(strip), op, reach)
+        if key not in self.memo:
+            self.memo[key] = slide(strip, op, reach)
+        return self.memo[key]
+
+    def _alone(self, out: Map) -> list[Reach]:
+        return [Reach(axis.margin) for axis in out.geometry]
+
+    def _stage(self, op: Op, out: Map) -> list[Reach]:
+        """The reach along each axis over all ops behind this one up to the next that skips cells."""
+        inside, exits = self._behind(op), self._exits(op)
+        reaches = []
+        for k, axis in enumerate(out.geometry):
+            others = [self.maps[o.outputs[0]].geometry[k] for o in inside]
+            same = [a for a in [axis, *others] if a.cells == axis.cells]
+            margin = (max(a.margin[0] for a in same), max(a.margin[1] for a in same))
+            grow = (margin[0] - axis.margin[0], margin[1] - axis.margin[1])
+            windows = [statement(o).slides[out.axes[k] - 2] for o in inside if o.kind in WINDOWED]
+            pad = max([max(s.before, s.after) for s in windows], default=0)
+            strides = [statement(o).slides[out.axes[k] - 2].stride for o in exits]
+            reaches.append(Reach(margin, grow, pad, max(strides, default=1)))
+        return reaches
+
+    def _behind(self, op: Op) -> list[Op]:
+        """The ops behind this one up to those that skip cells, in no order."""
+        return self._reachable(op)[0]
+
+    def _exits(self, op: Op) -> list[Op]:
+        return self._reachable(op)[1]
+
+    def _reachable(self, op: Op) -> tuple[list[Op], list[Op]]:
+        key = ("reach", id(op))
+        if key not in self.memo:
+            inside: dict[int, Op] = {}
+            exits: dict[int, Op] = {}
+            queue = [op]
+            while queue:
+                for user in [u for n in queue.pop().outputs for u in self.users.get(n, [])]:
+                    if user.outputs[0] not in self.maps or id(user) in inside:
+                        continue
+                    if user.kind in WINDOWED and any(s.stride > 1 for s in statement(user).slides):
+                        exits[id(user)] = user
+                    else:
+                        inside[id(user)] = user
+                        queue.append(user)
+            self.memo[key] = (list(inside.values()), list(exits.values()))  # type: ignore[assignment]
+        return self.memo[key]  # type: ignore[return-value]

@@ -1,0 +1,343 @@
+"""One axis of a mosaic: a tensor that stores every distinct cell of all windows once.
+
+Windows `i` begin at pixels `i * stride`. A cell of a window is known by its key: two cells have the same
+key exactly if the same op reads cells of the same keys for both, padding included. What is stored along
+the axis is a row of keys, in an order that lets the next op run over it as over an image; in between lies
+junk, which nobody reads, or which is set to the op's padding value where a window's border must be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgery.field import Slide
+
+Ints = NDArray[np.int64]
+
+JUNK = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """What is stored of a tensor along one axis.
+
+    `keys[i, u]` is the key of cell u of window i, 0 or more; `content[x]` the key stored at place x, or
+    JUNK. Every key is stored at least once.
+    """
+
+    keys: Ints
+    content: Ints
+
+    @classmethod
+    def image(cls, windows: int, stride: int, window: int, size: int) -> Strip:
+        """The axis of the image itself: a key is a pixel."""
+        starts = np.arange(windows, dtype=np.int64) * stride
+        return cls(starts[:, None] + np.arange(window), np.arange(size, dtype=np.int64))
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        return int(self.keys.shape[0])
+
+    @property
+    def cells(self) -> int:
+        """Cells of one window."""
+        return int(self.keys.shape[1])
+
+    @property
+    def length(self) -> int:
+        """Cells stored."""
+        return int(self.content.size)
+
+    def places(self) -> Ints:
+        """Where each key is stored, by key; -1 for a key that is not."""
+        top = int(max(self.keys.max(initial=0), self.content.max(initial=0))) + 1
+        places = np.full(top, -1, np.int64)
+        stored = np.flatnonzero(self.content >= 0)[::-1]
+        places[self.content[stored]] = stored
+        return places
+
+    def index(self) -> Ints:
+        """Where each window's cells are stored: `[windows, cells]`."""
+        found: Ints = self.places()[self.keys]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """How a windowed op runs along one axis.
+
+    `gather` says which stored places to take first (None: all, as they are); `masked` marks the places
+    that must be set to the padding value (None: none); the op then runs with `slide`, whose pads lie at
+    the two ends, and gives `out`. `read` counts, for each place of the output, the taps that read cells,
+    and `counted` those that lie on cells or declared padding.
+    """
+
+    gather: Ints | None
+    masked: NDArray[np.bool_] | None
+    slide: Slide
+    out: Strip
+    read: Ints
+    counted: Ints
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far the ops behind this one look, up to the next one that skips cells.
+
+    `margin` is the widest margin, in cells at the start and end, that one of their tensors has; `grow`
+    how much wider that is than the margin of this op's own output; `pad` the widest padding that one of
+    them reads; `align` the stride of the op that skips.
+    """
+
+    margin: tuple[int, int]
+    grow: tuple[int, int] = (0, 0)
+    pad: int = 0
+    align: int = 1
+
+
+def slide(strip: Strip, op: Slide, reach: Reach) -> Step:
+    """Run a windowed op over a strip: as it lies if every window finds its cells there, else rearranged."""
+    wanted = _wanted(strip, op)
+    in_place = _run(strip, op, wanted)
+    if in_place is not None:
+        return in_place
+    order = _arrange(strip, op, wanted, reach)
+    places = strip.places()
+    gather = np.where(order >= 0, places[order], 0)
+    done = _run(replace(strip, content=order), op, wanted)
+    if done is None:
+        raise AssertionError("a rearranged strip must hold every window's cells")
+    return replace(done, gather=gather)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """How an op over several tensors, cell by cell, runs along one axis.
+
+    `gathers[i]` says which stored places of input i to take (None: all, as they are).
+    """
+
+    gathers: tuple[Ints | None, ...]
+    out: Strip
+
+
+def join(strips: list[Strip]) -> Joined:
+    """Bring strips into one order: as they lie if they agree, else in that of one that serves all."""
+    if all(s is strips[0] for s in strips):
+        return Joined((None,) * len(strips), strips[0])
+    rows = np.stack([s.keys.ravel() for s in strips], axis=1)
+    if len({s.length for s in strips}) == 1:
+        stored = np.stack([s.content for s in strips], axis=1)
+        whole = np.where((stored < 0).any(axis=1, keepdims=True), JUNK, stored)
+        keys, content = _number(rows, whole)
+        if _complete(keys, content):
+            return Joined((None,) * len(strips), Strip(keys.reshape(strips[0].keys.shape), content))
+    keys, _ = _number(rows, rows[:1])
+    _, first = np.unique(keys, return_index=True)
+    for strip in sorted(strips, key=lambda s: -s.length):
+        content = _translate(strip, keys)
+        if _complete(keys, content):
+            break
+    else:
+        content = np.arange(len(first), dtype=np.int64)
+    out = Strip(keys.reshape(strips[0].keys.shape), content)
+    cell = first[np.maximum(content, 0)]
+    gathers = []
+    for s in strips:
+        gather = np.where(content >= 0, s.places()[s.keys.ravel()[cell]], 0)
+        gathers.append(
+            None
+            if gather.size == s.length and (gather == np.arange(s.length))[content >= 0].all()
+            else gather
+        )
+    return Joined(tuple(gathers), out)
+
+
+def _translate(strip: Strip, keys: Ints) -> Ints:
+    """What is stored of a strip, in the keys of a join over it."""
+    of_key = np.full(int(max(strip.keys.max(), strip.content.max())) + 1, JUNK, np.int64)
+    of_key[strip.keys.ravel()[::-1]] = keys[::-1]
+    return np.where(strip.content >= 0, of_key[np.maximum(strip.content, 0)], JUNK)
+
+
+def _complete(keys: Ints, content: Ints) -> bool:
+    """Whether every key is stored."""
+    return bool(np.isin(np.unique(keys), content).all())
+
+
+# ------------------------------------------------------------------ running an op over what is stored
+
+
+def _bordered(strip: Strip, op: Slide) -> Ints:
+    """Each window's keys between its padding: `[windows, before + cells + after]`, ceil's overhang too."""
+    out = int(op.lengths(np.array([strip.cells]))[0])
+    need = (out - 1) * op.stride + op.extent - op.before - strip.cells
+    sides = ((0, 0), (op.before, max(need, 0)))
+    return np.pad(strip.keys, sides, constant_values=JUNK)
+
+
+def _wanted(strip: Strip, op: Slide) -> Ints:
+    """The keys every output of every window reads: `[windows, outputs, taps]`."""
+    out = int(op.lengths(np.array([strip.cells]))[0])
+    reads = np.arange(out)[:, None] * op.stride + np.arange(op.kernel) * op.dilation
+    wanted: Ints = _bordered(strip, op)[:, reads]
+    return wanted
+
+
+def _run(strip: Strip, op: Slide, wanted: Ints) -> Step | None:
+    """The op over what is stored, in its order; None where some output of some window does not come out."""
+    windows, outs, taps = wanted.shape
+    overhang = max(0, (outs - 1) * op.stride + op.extent - op.before - strip.cells)
+    run = replace(op, after=overhang, ceil=False)
+    room = strip.length + run.before + run.after - run.extent
+    if room < 0:
+        return None
+    starts = np.arange(room // run.stride + 1) * run.stride - run.before
+    reads = starts[:, None] + np.arange(taps) * run.dilation
+    inside = (reads >= 0) & (reads < strip.length)
+    clipped = np.clip(reads, 0, strip.length - 1)
+    seen = np.where(inside, strip.content[clipped], JUNK)
+    keys, found = _number(wanted.reshape(-1, taps), seen)
+    missing = np.ones(int(keys.max()) + 1, bool)
+    missing[found[found >= 0]] = False
+    if missing.any():
+        return None
+    junk = strip.content < 0
+    used = (inside & junk[clipped])[found >= 0]
+    pads = np.sum((reads < strip.length + op.after) & (reads >= -run.before), axis=1)
+    return Step(
+        None,
+        junk if used.any() else None,
+        run,
+        Strip(keys.reshape(windows, outs), found),
+        np.sum(seen >= 0, axis=1),
+        pads,
+    )
+
+
+def _number(wanted: Ints, seen: Ints) -> tuple[Ints, Ints]:
+    """Number the distinct rows of `wanted` from 0; the numbers of its rows, and of the rows of `seen`.
+
+    A row of `seen` that is none of `wanted` is JUNK.
+    """
+    codes = np.concatenate([wanted, seen]) + 1
+    numbers = codes[:, 0]
+    for t in range(1, codes.shape[1]):
+        base = int(codes[:, t].max(initial=0)) + 1
+        _, numbers = np.unique(numbers, return_inverse=True)
+        numbers = numbers.astype(np.int64) * base + codes[:, t]
+    count = len(wanted)
+    known, keys = np.unique(numbers[:count], return_inverse=True)
+    at = np.minimum(np.searchsorted(known, numbers[count:]), len(known) - 1)
+    return keys.astype(np.int64), np.where(known[at] == numbers[count:], at, JUNK).astype(np.int64)
+
+
+# ------------------------------------------------------------------ arranging what an op is to run over
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A row of cells that a window reads one after another.
+
+    `start` is the place of the first one in its window; `opens` and `closes` say that the row begins, or
+    ends, with a window's border.
+    """
+
+    cells: Ints
+    start: int
+    opens: bool
+    closes: bool
+
+    def trimmed(self) -> _Run:
+        """The row without the padding at its ends."""
+        real = np.flatnonzero(self.cells >= 0)
+        first, last = int(real[0]), int(real[-1])
+        return replace(self, cells=self.cells[first : last + 1], start=self.start + first)
+
+
+def _arrange(strip: Strip, op: Slide, wanted: Ints, reach: Reach) -> Ints:
+    """An order of keys over which the op, and those within its reach, run without another gather.
+
+    Cells that no border reaches lie in one row, as in an image, with the first window's start before and
+    the last one's end behind them. Every other window's end is followed by the next one's start: they
+    share the padding between them.
+    """
+    outs = wanted.shape[1]
+    a, b = (min(m, outs) for m in reach.margin)
+    bordered = _bordered(strip, op)
+    if a + b >= outs:
+        runs = [_Run(row, -op.before, True, True) for row in bordered]
+    else:
+        keys, _ = _number(wanted.reshape(-1, wanted.shape[2]), wanted[0, :1])
+        runs = _shared_runs(keys.reshape(wanted.shape[:2]), op, a, b, bordered, reach)
+    align = op.stride if op.stride > 1 else reach.align
+    return _row(runs, align, max(reach.pad, op.before, bordered.shape[1] - strip.cells - op.before))
+
+
+def _shared_runs(keys: Ints, op: Slide, a: int, b: int, bordered: Ints, reach: Reach) -> list[_Run]:
+    """The rows of shared cells, each with a window's start and end, and the starts and ends left over."""
+    windows, outs = keys.shape
+    chains = _chains(keys[:, a : outs - b])
+    runs = []
+    for chain in chains:
+        first, last = chain[0][0], chain[-1][0]
+        nodes = [(first, v) for v in range(a)] + [(i, a + v) for i, v in chain]
+        nodes += [(last, v) for v in range(outs - b, outs)]
+        runs.append(_from_nodes(np.array(nodes), op, bordered))
+    opened = {chain[0][0] for chain in chains}
+    closed = {chain[-1][0] for chain in chains}
+    reach_in, reach_out = reach.grow if op.stride == 1 else (0, 0)
+    for i in range(-1, windows):
+        if b and i >= 0 and i not in closed:
+            first_read = max((outs - b) * op.stride - reach_out, 0)
+            runs.append(_Run(bordered[i, first_read:], first_read - op.before, first_read == 0, True))
+        if a and i + 1 < windows and i + 1 not in opened:
+            last_read = (a - 1) * op.stride + op.extent + reach_in
+            row = bordered[i + 1, :last_read]
+            runs.append(_Run(row, -op.before, True, last_read >= bordered.shape[1]))
+    return runs
+
+
+def _chains(keys: Ints) -> list[list[tuple[int, int]]]:
+    """The distinct keys of all windows in rows of (window, place) in which each follows the last.
+
+    A window whose first key is known goes on with the row that holds it; any other begins a new one.
+    """
+    row_of = np.full(int(keys.max()) + 1, -1, np.int64)
+    chains: list[list[tuple[int, int]]] = []
+    for i, row in enumerate(keys):
+        chain = int(row_of[row[0]])
+        if chain < 0:
+            chain = len(chains)
+            chains.append([])
+        new = np.flatnonzero(row_of[row] < 0)
+        row_of[row[new]] = chain
+        chains[chain] += [(i, int(v)) for v in new]
+    return chains
+
+
+def _from_nodes(nodes: Ints, op: Slide, bordered: Ints) -> _Run:
+    """The cells that a row of outputs (window, output) reads, each `stride` cells on from the last."""
+    windows, outputs = nodes.T
+    cells = np.full((len(nodes) - 1) * op.stride + op.extent, JUNK, np.int64)
+    steps = np.arange(len(nodes)) * op.stride
+    for e in range(op.extent):
+        cells[steps + e] = bordered[windows, outputs * op.stride + e]
+    return _Run(cells, int(outputs[0]) * op.stride - op.before, True, True)
+
+
+def _row(runs: list[_Run], align: int, pad: int) -> Ints:
+    """The runs one behind the other: borders `pad` apart, every window's start on a multiple of `align`."""
+    parts: list[Ints] = []
+    length, closes = 0, True
+    for run in runs:
+        run = run.trimmed()
+        gap = pad if parts and (closes or run.opens) else 0
+        gap += (run.start - length - gap) % align
+        parts += [np.full(gap, JUNK, np.int64), run.cells]
+        length, closes = length + gap + len(run.cells), run.closes
+    return np.concatenate(parts)
