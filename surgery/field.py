@@ -2,49 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, floor, gcd
+from math import ceil, floor, gcd, lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
 Lengths = NDArray[np.int64]
+Span = tuple[Fraction | int, Fraction | int]  # the first pixel, and the end
 
 
 @dataclass(frozen=True)
 class Field:
     """The pixels a cell can see: cell `u` sees `size` pixels from `start + u * stride` on.
 
-    `start` is negative where padding lies before the image. All three are in pixels; they are
-    fractions only behind an upsampling (stride 1/2: two cells a pixel).
+    `start` is negative where padding lies before the image. All are in pixels. Behind an upsampling the
+    stride can be a fraction (1/2: two cells a pixel), and cells see alike only every `period` pixels:
+    `spans` then holds what each cell of the first period sees, as (first pixel, end); `start` and `size`
+    are those of the first.
 
     >>> Field().slide(Slide(kernel=3, before=1, after=1)).slide(Slide(kernel=2, stride=2))
-    Field(start=-1, size=4, stride=2)
+    Field(start=-1, size=4, stride=2, spans=())
     """
 
     start: Fraction | int = 0
     size: Fraction | int = 1
     stride: Fraction | int = 1
+    spans: tuple[Span, ...] = ()
+
+    @classmethod
+    def over(cls, spans: Sequence[Span], period: int) -> Field:
+        """The field of cells that see these spans, and the same again every `period` pixels.
+
+        >>> Field.over([(0, 2), (0, 2)], period=1)
+        Field(start=0, size=2, stride=Fraction(1, 2), spans=((0, 2), (0, 2)))
+        """
+        first, end = spans[0]
+        several = tuple(spans) if len(spans) > 1 else ()
+        return cls(first, end - first, tidy(Fraction(period, len(spans))), several)
+
+    @property
+    def period(self) -> int:
+        """By how many pixels the image must move for the cells to move by whole ones and see alike."""
+        return Fraction(self.stride * max(len(self.spans), 1)).numerator
+
+    def at(self, cell: int) -> Span:
+        """The pixels that a cell sees: the first, and the end."""
+        if not self.spans:
+            first = tidy(self.start + cell * self.stride)
+            return first, first + self.size
+        periods, place = divmod(cell, len(self.spans))
+        first, end = self.spans[place]
+        return first + periods * self.period, end + periods * self.period
+
+    def follow(self, reads: Callable[[int], tuple[int, int]], step: Fraction | int) -> Field:
+        """The field of an op whose output `v` reads the cells `reads(v)`; outputs lie `step` cells apart."""
+        stride = Fraction(self.stride * step)
+        period = lcm(self.period, stride.numerator)
+        return Field.over([self._hull(*reads(v)) for v in range(int(period / stride))], period)
 
     def slide(self, op: Slide) -> Field:
         """The field after a windowed op (Dumoulin & Visin 2016, arXiv:1603.07285)."""
-        return Field(
-            tidy(self.start - op.before * self.stride),
-            tidy(self.size + (op.extent - 1) * self.stride),
-            tidy(self.stride * op.stride),
+        return self.follow(
+            lambda v: (v * op.stride - op.before, v * op.stride - op.before + op.extent - 1), op.stride
         )
 
     def join(self, other: Field) -> Field:
         """The field of a cell that depends on both; the strides must be equal."""
         if self.stride != other.stride:
             raise ValueError(f"cells {self.stride} pixels apart meet cells {other.stride} pixels apart")
-        start = min(self.start, other.start)
-        return Field(start, max(self.start + self.size, other.start + other.size) - start, self.stride)
+        period = lcm(self.period, other.period)
+        both = [(self.at(u), other.at(u)) for u in range(int(period / self.stride))]
+        return Field.over([(min(a, c), max(b, d)) for (a, b), (c, d) in both], period)
 
     def span(self, cells: int) -> Field:
         """The field of `cells` neighbouring cells taken as one."""
-        return Field(self.start, tidy(self.size + (cells - 1) * self.stride), self.stride)
+        first, end = self._hull(0, cells - 1)
+        return Field(first, end - first, self.stride)
+
+    def _hull(self, first: int, last: int) -> Span:
+        """The pixels that a row of cells sees; behind an upsampling the outermost need not see the most."""
+        several = max(len(self.spans), 1)
+        ends = {
+            *range(first, min(first + several, last + 1)),
+            *range(max(first, last - several + 1), last + 1),
+        }
+        seen = [self.at(cell) for cell in ends]
+        return min(a for a, _ in seen), max(b for _, b in seen)
 
 
 def tidy(value: Fraction | int) -> Fraction | int:
@@ -102,6 +148,52 @@ class Slide:
         return [(t, cell) for t, cell in reads if 0 <= cell < cells]
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """An op that makes `up` outputs of every `down` inputs on one axis.
+
+    Output `v` of the first `up` reads the input cells `reads[v]`, first to last (None: it reads none);
+    output `v + up` reads those `down` cells on. A length of n gives `(n * up + more) // down` outputs;
+    `whole` says that the op only runs where `down` divides it.
+    """
+
+    up: int
+    down: int
+    reads: tuple[tuple[int, int] | None, ...]
+    more: int = 0
+    whole: bool = False
+
+    def at(self, output: int) -> tuple[int, int] | None:
+        """The input cells that an output reads, the first and the last."""
+        times, place = divmod(output, self.up)
+        cells = self.reads[place]
+        return None if cells is None else (cells[0] + times * self.down, cells[1] + times * self.down)
+
+    def lengths(self, cells: Lengths) -> Lengths:
+        """How many outputs an input of so many cells gives; -1 where the op cannot run.
+
+        >>> Stretch(up=1, down=2, reads=((0, 1),), whole=True).lengths(np.array([6, 7, 8]))
+        array([ 3, -1,  4])
+        """
+        out = (cells * self.up + self.more) // self.down
+        return np.where(cells % self.down == 0, out, -1) if self.whole else out
+
+    def margin(self, margin: tuple[int, int], cells: int, out: int) -> tuple[int, int]:
+        """How many outputs at each end read a cell beyond the input, or an unclean one.
+
+        >>> Stretch(up=2, down=1, reads=((-1, 0), (0, 1))).margin((0, 0), 4, 8)
+        (1, 1)
+        """
+        reads = [(v, self.at(v)) for v in range(out)]
+        early = [v for v, cells_read in reads if cells_read and cells_read[0] < margin[0]]
+        late = [v for v, cells_read in reads if cells_read and cells_read[1] > cells - 1 - margin[1]]
+        return max(early, default=-1) + 1, out - min(late, default=out)
+
+    def nearest(self, output: int) -> tuple[int, int]:
+        """The cells that an output reads; for one that reads none, those of the next that reads any."""
+        return next(cells for v in range(output, output + self.up) if (cells := self.at(v)) is not None)
+
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """What is known of one spatial axis of a trunk tensor.
@@ -151,6 +243,14 @@ class Axis:
         lengths = np.where(self.lengths < 0, -1, self.respaced(op).lengths(self.lengths))
         margin = op.margin(self.margin, self.cells, out)
         return replace(self, field=self.field.slide(op), margin=margin, cells=out, lengths=lengths)
+
+    def stretch(self, op: Stretch) -> Axis:
+        """The axis after an op that changes the number of cells but by sliding."""
+        out = int(op.lengths(np.array([self.cells]))[0])
+        lengths = np.where(self.lengths < 0, -1, op.lengths(self.lengths))
+        margin = op.margin(self.margin, self.cells, out)
+        field = self.field.follow(op.nearest, Fraction(op.down, op.up))
+        return replace(self, field=field, margin=margin, cells=out, lengths=lengths)
 
     def join(self, other: Axis) -> Axis:
         """The axis of an op over both, cell by cell."""
