@@ -15,8 +15,12 @@ from surgery.errors import Refused
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.head import Head
-from surgery.positions import END, materialize, view, without_units
-from surgery.rules import Folded, Lifted, Map, NoRule, Source, lift
+from surgery.positions import END, materialize, unfolded, view, without_units
+from surgery.rules import Folded, Lifted, Map, NoRule, Rows, Source
+from surgery.rules import fold as fold_rules
+from surgery.rules import lift as lift_rules
+
+IN_BATCH = "folded into the batch"
 
 
 @dataclass(frozen=True)
@@ -29,29 +33,30 @@ class Row:
 
 
 def lift_head(
-    graph: gs.Graph, opset: int, trunk: Trunk, head: Head, tensors: Mapping[str, Any] = MappingProxyType({})
+    graph: gs.Graph,
+    opset: int,
+    trunk: Trunk,
+    head: Head,
+    tensors: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    pure_conv: bool = False,
 ) -> tuple[list[Row], dict[str, tuple[int, ...]]]:
     """Rewrite the head in place; returns a row for each of its ops, and the feature dims of each output.
 
-    `tensors` may name others to read in the place of maps.
+    `tensors` may name others to read in the place of maps; `pure_conv` refuses to fold positions into
+    the batch.
 
     Raises Refused at the first op that has no meaning at every position.
     """
     build = Builder(graph, opset, space=len(head.geometry.window))
-    values: dict[str, Any] = {}
-    rows = []
-    for op in head.ops:
-        build.prefix = op.name
-        count = len(graph.nodes)
-        _lift_op(build, op, values, trunk, head, tensors)
-        emitted = [node.op for node in graph.nodes[count:]]
-        rows.append(Row(op.name, op.kind, _became(op, emitted)))
+    lifter = _Lifter(build, trunk, head, tensors, pure_conv)
+    rows = [lifter.step(op) for op in head.ops]
     old = {id(op.node) for op in head.ops}
-    lifted = [o.name for o in graph.outputs if o.name in values and o.name not in trunk.maps]
-    finals = {name: _final(build, name, values) for name in lifted}
+    lifted = [o.name for o in graph.outputs if o.name in lifter.values and o.name not in trunk.maps]
+    finals = {name: _final(build, name, lifter.values[name]) for name in lifted}
     dims = {name: final.dims for name, final in finals.items()}
     graph.nodes[:] = [n for n in graph.nodes if id(n) not in old]
-    _rename(graph, build, values, finals, head)
+    _rename(graph, build, lifter.values, finals, head)
     if all(row.becomes == "unchanged" for row in rows):
         raise Refused(
             f"nothing to convert: the {len(rows)} ops behind the last map work at every position as they "
@@ -62,35 +67,90 @@ def lift_head(
     return rows, dims
 
 
-def _became(op: Op, emitted: list[str]) -> str:
+class _Lifter:
+    """Walks over the ops of a head with the values they have made so far."""
+
+    def __init__(
+        self, build: Builder, trunk: Trunk, head: Head, tensors: Mapping[str, Any], pure_conv: bool
+    ) -> None:
+        self.build = build
+        self.trunk = trunk
+        self.head = head
+        self.tensors = tensors
+        self.pure_conv = pure_conv
+        self.values: dict[str, Any] = {}
+        self.unfolded: dict[str, Lifted] = {}
+
+    def step(self, op: Op) -> Row:
+        """Lift one op; raises Refused where that has no meaning."""
+        self.build.prefix = op.name
+        count = len(self.build.graph.nodes)
+        try:
+            outs, folded = self._apply(op)
+            self.values.update(_checked(op, outs))
+        except NoRule as missing:
+            why = str(missing)
+            raise Refused(refusal(op, why, self.trunk), node=op.name, op=op.kind, why=why) from missing
+        emitted = [node.op for node in self.build.graph.nodes[count:]]
+        return Row(op.name, op.kind, _became(op, emitted, folded))
+
+    def _apply(self, op: Op) -> tuple[list[Any], bool]:
+        """The values of an op's outputs, and whether its positions were folded into the batch for it."""
+        inputs = [self._value(op, n) for n in op.inputs]
+        foldable = not self.pure_conv and (op.domain, op.kind) in fold_rules.entries
+        if foldable and any(isinstance(v, Rows) for v in inputs):
+            return _listed(fold_rules.look_up(op.domain, op.kind)(self.build, op, inputs)), True
+        inputs = [self._unfolded(n, v) for n, v in zip(op.inputs, inputs, strict=True)]
+        try:
+            rule = lift_rules.look_up(op.domain, op.kind)
+            return _listed(rule(self.build, op, inputs)), False
+        except NoRule as missing:
+            if foldable:
+                return _listed(fold_rules.look_up(op.domain, op.kind)(self.build, op, inputs)), True
+            if (op.domain, op.kind) in fold_rules.entries:
+                raise NoRule(f"{missing}; it could be {IN_BATCH}, which --pure-conv forbids") from missing
+            raise
+
+    def _value(self, op: Op, name: str) -> Any:
+        if name not in self.values and name in self.trunk.maps:
+            tensor = self.tensors.get(name) or self.build.graph.tensors()[name]
+            m = self.trunk.maps[name]
+            self.values[name] = fold(self.build, tensor, m, op.facts.dtypes[name], self.head)
+        return self.values.get(name, op.facts.values.get(name))
+
+    def _unfolded(self, name: str, value: Any) -> Any:
+        if not isinstance(value, Rows):
+            return value
+        if name not in self.unfolded:
+            self.unfolded[name] = unfolded(self.build, value)
+        return self.unfolded[name]
+
+
+def _listed(result: Any) -> list[Any]:
+    return result if isinstance(result, list) else [result]
+
+
+def _checked(op: Op, outs: list[Any]) -> dict[str, Any]:
+    """The outputs by name; raises NoRule where one has no batch dim of its own any more."""
+    values = {n: v for n, v in zip(op.outputs, outs, strict=False) if n and v is not None}
+    for name, value in values.items():
+        shape = op.facts.shapes[name]
+        if shape[:1] != (op.facts.batch,) or shape[1:] != tuple(value.shape):
+            raise NoRule(
+                f"its output {list(shape)} has no batch dim of its own, so answers of positions would mix. "
+                "Keep the batch in dim 0 (torch: squeeze and flatten with a dim, not of everything)"
+            )
+    return values
+
+
+def _became(op: Op, emitted: list[str], folded: bool) -> str:
+    if folded:
+        return f"{IN_BATCH}: {' + '.join(emitted) or op.kind}"
     if not emitted:
         return "taken into its neighbours"
     if emitted == [op.kind]:
         return "unchanged"
     return " + ".join(emitted)
-
-
-def _lift_op(
-    build: Builder, op: Op, values: dict[str, Any], trunk: Trunk, head: Head, tensors: Mapping[str, Any]
-) -> None:
-    def value(name: str) -> Any:
-        if name in values:
-            return values[name]
-        if name in trunk.maps:
-            tensor = tensors.get(name) or build.graph.tensors()[name]
-            values[name] = fold(build, tensor, trunk.maps[name], op.facts.dtypes[name], head)
-            return values[name]
-        return op.facts.values.get(name)
-
-    try:
-        rule = lift.look_up(op.domain, op.kind)
-        result = rule(build, op, [value(n) for n in op.inputs])
-    except NoRule as missing:
-        raise Refused(
-            refusal(op, str(missing), trunk), node=op.name, op=op.kind, why=str(missing)
-        ) from missing
-    outs = result if isinstance(result, list) else [result]
-    values.update({n: v for n, v in zip(op.outputs, outs, strict=False) if n and v is not None})
 
 
 def refusal(op: Op, why: str, trunk: Trunk) -> str:
@@ -121,11 +181,10 @@ def fold(build: Builder, tensor: Any, m: Map, dtype: Any, head: Head) -> Folded:
     return Folded((source,), np.transpose(index, [order.index(d) for d in range(1, len(m.shape))]))
 
 
-def _final(build: Builder, name: str, values: dict[str, Any]) -> Lifted:
+def _final(build: Builder, name: str, value: Any) -> Lifted:
     """The value of a graph output: logical dims first, units of a one-cell map left out, positions last."""
     build.prefix = name
-    value = values[name]
-    x: Lifted = materialize(build, value) if isinstance(value, Folded) else value
+    x = unfolded(build, value) if isinstance(value, Rows) else materialize(build, value)
     units = sum(1 for d in x.shape if d == 1)
     dims = without_units(x.shape) if units >= build.space and len(x.shape) > 1 else x.shape
     return Lifted(view(build, x, dims), x.shape, dims)

@@ -10,9 +10,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from surgery.graph import Builder
-from surgery.rules import Array, Folded, Lifted, NoRule, Source
+from surgery.rules import Array, Folded, Lifted, NoRule, Rows, Source
 
 END = 2**63 - 1  # the end of an axis, for Slice
+CONV_TYPES = ("float32", "float16")  # what onnxruntime's CPU convolves
 
 
 def without_units(shape: Sequence[int]) -> tuple[int, ...]:
@@ -105,6 +106,24 @@ def materialize(build: Builder, x: Folded | Lifted) -> Lifted:
     return Lifted(tensor, x.shape, (order.size,))
 
 
+def in_rows(build: Builder, x: Folded | Lifted | Rows) -> Rows:
+    """The positions folded into the batch: `[N, *shape, rows, cols]` as `[N * rows * cols, *shape]`."""
+    if isinstance(x, Rows):
+        return x
+    x = materialize(build, x)
+    rank = len(x.dims)
+    perm = [0, *range(1 + rank, 1 + rank + build.space), *range(1, 1 + rank)]
+    return Rows(build.reshape(build.transpose(x.tensor, perm), [-1, *x.shape]), x.shape, x.tensor)
+
+
+def unfolded(build: Builder, x: Rows) -> Lifted:
+    """The positions taken out of the batch again."""
+    rank, sides = len(x.shape), build.shape_of(x.like, -build.space, END)
+    apart = build.reshape(x.tensor, [-1, sides, *x.shape])
+    perm = [0, *range(1 + build.space, 1 + build.space + rank), *range(1, 1 + build.space)]
+    return Lifted(build.transpose(apart, perm), x.shape, x.shape)
+
+
 def reading(source: Source) -> dict[str, list[int]]:
     """The attributes of a Conv or pool that reads windows of a map."""
     attrs = {"kernel_shape": list(source.cells), "strides": list(source.stride)}
@@ -118,8 +137,11 @@ def _unfold(build: Builder, source: Source) -> Any:
     if count == 1 and set(source.stride) == {1}:
         return source.tensor
     dtype = source.tensor.dtype
-    if dtype is None or np.dtype(dtype).kind != "f":
-        raise NoRule(f"windows of {dtype} cannot be copied to features by a Conv")
+    if dtype is None or np.dtype(dtype) not in CONV_TYPES:
+        raise NoRule(
+            f"the windows of its {dtype} map would have to be copied to features, and onnxruntime has a Conv "
+            f"for {' and '.join(CONV_TYPES)} only; Cast the map to float32 before it"
+        )
     hot = np.eye(count, dtype=dtype).reshape((count, 1, *source.cells))
     weight = build.constant("unfold", np.tile(hot, (source.channels, *[1] * (hot.ndim - 1))))
     return build.emit("Conv", [source.tensor, weight], {**reading(source), "group": source.channels})

@@ -124,6 +124,19 @@ class Lifted:
     dims: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A head tensor whose positions lie in the batch: `tensor` is `[N * positions, *shape]`.
+
+    `shape` is what the original has at one position, without the batch dim; `like` is a tensor
+    `[N, ..., rows, cols]` of the same positions.
+    """
+
+    tensor: Any
+    shape: tuple[int, ...]
+    like: Any
+
+
 class NoRule(Exception):
     """Raised by a rule: the op has no meaning here, for this reason (the walker adds the place)."""
 
@@ -211,3 +224,4 @@ class Table(Generic[Entry]):
 
 geometry: Table[Callable[..., Any]] = Table("geometry")
 lift: Table[Callable[..., Any]] = Table("lift")
+fold: Table[Callable[..., Any]] = Table("fold")

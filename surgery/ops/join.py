@@ -10,7 +10,7 @@ import numpy as np
 
 from surgery.graph import Builder, Op
 from surgery.ops.pointwise import check_uniform, meet
-from surgery.positions import materialize, view
+from surgery.positions import END, align, beside, materialize, view
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, geometry, lift
 
 # ------------------------------------------------------------------ geometry
@@ -72,14 +72,35 @@ def concat_features(build: Builder, op: Op, inputs: list[Any]) -> Any:
     axis = int(op.attr("axis")) % len(op.out_shape())
     if axis == 0:
         raise NoRule("it joins images of the batch")
-    if all(isinstance(v, Folded) for v in inputs):
-        return concat_folded(inputs, axis - 1)
-    if any(isinstance(v, np.ndarray) for v in inputs):
-        raise NoRule("it joins a constant to the features")
-    parts = [materialize(build, v) for v in inputs]
-    tensor = build.emit("Concat", [view(build, p, p.shape) for p in parts], {"axis": axis})
     shape = op.out_shape()[1:]
+    consts = [v for v in inputs if isinstance(v, np.ndarray)]
+    if all(c.dtype.kind == "f" for c in consts) and not any(isinstance(v, Lifted) for v in inputs):
+        parts = [constant_part(align(v, len(shape))) if isinstance(v, np.ndarray) else v for v in inputs]
+        return concat_folded(parts, axis - 1)
+    values = everywhere(build, inputs, len(shape))
+    tensor = build.emit("Concat", [view(build, v, v.shape) for v in values], {"axis": axis})
     return Lifted(tensor, shape, shape)
+
+
+def constant_part(value: Array) -> Folded:
+    """Constant features as part of a folded window: whatever its first cell holds times 0, and moved."""
+    return Folded((), np.zeros(value.shape, np.int64), np.zeros(value.shape, value.dtype), value)
+
+
+def everywhere(build: Builder, inputs: list[Any], rank: int) -> list[Lifted]:
+    """Values and constants alike as features of so many dims at every position."""
+    made = [None if isinstance(v, np.ndarray) else materialize(build, v) for v in inputs]
+    like = next(v for v in made if v is not None)
+    return [
+        spread(build, align(v, rank), like) if m is None else m for m, v in zip(made, inputs, strict=True)
+    ]
+
+
+def spread(build: Builder, value: Array, like: Lifted) -> Lifted:
+    """A constant at every position of a lifted tensor, for every image of the batch."""
+    dims = [build.ints("features", value.shape), build.shape_of(like.tensor, -build.space, END)]
+    shape = build.emit("Concat", [build.shape_of(like.tensor, 0, 1), *dims], {"axis": 0})
+    return Lifted(build.emit("Expand", [beside(build, value[None]), shape]), value.shape, value.shape)
 
 
 def concat_folded(parts: list[Folded], axis: int) -> Folded:
@@ -87,7 +108,7 @@ def concat_folded(parts: list[Folded], axis: int) -> Folded:
     sources: list[Any] = []
     indices, start = [], 0
     for part in parts:
-        indices.append(part.index + start)
+        indices.append(part.index + start if part.sources else part.index)
         sources += part.sources
         start += sum(s.size for s in part.sources)
     scale = shift = None

@@ -75,7 +75,7 @@ def pool(build: Builder, kind: str, x: Any, axes: tuple[int, ...], *, keepdims: 
     """
     shape = x.shape
     kept = tuple(1 if i in axes else d for i, d in enumerate(shape) if keepdims or i not in axes)
-    if isinstance(x, Folded) and x.plain:
+    if isinstance(x, Folded) and x.plain and kind in GLOBAL_POOLS.values():
         found = _box(x, axes)
         if found is not None:
             source, low, high, channels = found
@@ -188,9 +188,13 @@ def reduce_features(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     axes = axes_of(op)
     if 0 in axes:
         raise NoRule("it reduces over the batch")
-    inner = tuple(a - 1 for a in axes)
-    kind = POOL_OF.get(op.kind, op.kind)
-    return pool(build, kind, inputs[0], inner, keepdims=bool(op.attr("keepdims")))
+    x, inner, kept = inputs[0], tuple(a - 1 for a in axes), bool(op.attr("keepdims"))
+    if op.kind == "ReduceSum" and isinstance(x, Folded) and x.plain and _box(x, inner):
+        mean = pool(build, "AveragePool", x, inner, keepdims=kept)
+        count = prod(x.shape[a] for a in inner)
+        total = build.emit("Mul", [mean.tensor, build.constant("count", np.array(count, mean.tensor.dtype))])
+        return replace(mean, tensor=total)
+    return pool(build, POOL_OF.get(op.kind, op.kind), x, inner, keepdims=kept)
 
 
 @lift.rule(*ARGS)

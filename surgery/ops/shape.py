@@ -1,4 +1,4 @@
-"""Ops that only rename the dims: Reshape, Flatten, Squeeze, Unsqueeze, Transpose."""
+"""Ops that rename dims, or repeat what they hold: Reshape, Flatten, Squeeze, Transpose, Expand, Tile."""
 
 from __future__ import annotations
 
@@ -74,6 +74,12 @@ def permute(op: Op, inputs: list[Any]) -> Map:
     return Map(op.out_shape(), tuple(perm.index(a) for a in x.axes), x.geometry)
 
 
+@geometry.rule("Expand", "Tile")
+def repeat_cells(op: Op, inputs: list[Any]) -> Map:
+    """The size it repeats to is the window's, so it ends the trunk."""
+    raise EndsTrunk("it repeats what it reads to a size that the window fixes")
+
+
 def permutation(op: Op) -> list[int]:
     """The order a Transpose puts the dims in; reversed where it says nothing."""
     return list(op.attr("perm") or reversed(range(len(op.in_shape()))))
@@ -113,3 +119,32 @@ def transpose(build: Builder, op: Op, inputs: list[Any]) -> Any:
     rank = len(perm)
     tail = list(range(rank, rank + build.space))
     return Lifted(build.transpose(view(build, x, x.shape), [*perm, *tail]), shape, shape)
+
+
+@lift.rule("Expand")
+def expand(build: Builder, op: Op, inputs: list[Any]) -> Any:
+    """The same features repeated along dims of 1."""
+    x, shape = inputs[0], op.out_shape()[1:]
+    if not isinstance(x, (Folded, Lifted)) or not isinstance(inputs[1], np.ndarray):
+        raise NoRule("the size it expands to depends on the image")
+    if isinstance(x, Folded):
+        return x.rearrange(lambda a: np.broadcast_to(a, shape))
+    seen = (1,) * (len(shape) - len(x.shape)) + x.shape
+    if seen == shape:
+        return replace(x, shape=shape)
+    target = build.ints("shape", [1, *shape, *(1,) * build.space])
+    return Lifted(build.emit("Expand", [view(build, x, seen), target]), shape, shape)
+
+
+@lift.rule("Tile")
+def tile(build: Builder, op: Op, inputs: list[Any]) -> Any:
+    """The same features repeated along any dim."""
+    x, repeats = inputs[0], inputs[1]
+    if not isinstance(repeats, np.ndarray) or repeats[0] != 1:
+        raise NoRule("it repeats the batch, or as often as the image says")
+    times = tuple(int(r) for r in repeats[1:])
+    if isinstance(x, Folded):
+        return x.rearrange(lambda a: np.tile(a, times))
+    target = build.ints("repeats", [1, *times, *(1,) * build.space])
+    shape = op.out_shape()[1:]
+    return Lifted(build.emit("Tile", [view(build, x, x.shape), target]), shape, shape)
