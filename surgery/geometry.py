@@ -4,39 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 import surgery.ops  # noqa: F401  (enters the rules)
 from surgery.errors import Reason
 from surgery.field import Axis
 from surgery.graph import Op
-from surgery.rules import EndsTrunk, Map, Mixes, NoRule, geometry
+from surgery.ops.pointwise import BINARY, UNARY
+from surgery.ops.shape import RESHAPES
+from surgery.ops.window import WINDOWED
+from surgery.packed import Never, Packed, packed, settle
+from surgery.rules import EndsTrunk, Map, Mixes, NoRule, geometry, key_of
 from surgery.shapes import Facts
 
 RESIDUES = 64
-JOINS = ("Add", "Mul", "Sub", "Div", "Max", "Min", "Sum", "Mean", "Where", "Pow")
+STRUCTURAL = (*RESHAPES, "Transpose")
+PACKS = (*STRUCTURAL, "MatMul")  # what may make of a map something that is none, and comes back
+SPREADS = ("Expand", "Tile", "Resize", "Upsample")  # what lays one cell out over all positions
+RETURNS = (*BINARY, "Concat", "MatMul")
+SETTINGS = ("ConvInteger", "MatMulInteger", "QuantizeLinear", "DequantizeLinear")  # may take the image's
+Outs = list[Map | Packed | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Trunk:
     """What the walk found.
 
-    `maps` holds the tensors that are maps, by name; `head` the ops behind the trunk, in order; `gates`
-    the ops that take all positions together and return to the trunk. `pads` names the nodes that read
-    beyond the window, `mixing` those that mix the whole image into a cell, `ends` why the trunk ends
-    at an op.
+    `maps` holds the tensors that are maps, by name, and `packed` those that only pass from map to map;
+    `head` the ops behind the trunk, in order; `gates` the ops that no map comes out of and a map needs.
+    `pads` names the nodes that read beyond the window, `mixing` those that mix the whole image into a
+    cell, `ends` why the trunk ends at an op, `never` why the net can have no conversion at all.
     """
 
     maps: dict[str, Map]
+    packed: dict[str, Packed]
     head: tuple[Op, ...]
     gates: tuple[Op, ...]
     pads: tuple[Reason, ...]
     mixing: tuple[Reason, ...]
     ends: dict[str, Reason]
     unknown: dict[str, Reason]
+    never: tuple[Reason, ...] = ()
 
 
 def ops_of(graph: gs.Graph, opset: int, facts: Facts) -> list[Op]:
@@ -61,73 +73,128 @@ def walk(
 
 
 class _Walker:
+    """What is known of every tensor that depends on the image: a map, packed, or behind the trunk."""
+
     def __init__(self, facts: Facts, maps: dict[str, Map]) -> None:
         self.facts = facts
         self.maps = maps
-        self.behind: dict[str, Op] = {}  # tensors behind the trunk, by the op that makes them
+        self.packed: dict[str, Packed] = {}
+        self.behind: dict[str, Op] = {}  # by the op that makes them
         self.returned: list[tuple[Op, Op]] = []
         self.pads: list[tuple[Op, Reason]] = []
         self.mixing: list[tuple[Op, Reason]] = []
+        self.never: list[tuple[Op, Reason]] = []
         self.ends: dict[str, Reason] = {}
         self.unknown: dict[str, Reason] = {}
 
     def step(self, op: Op) -> None:
-        moving = [n for n in op.inputs if n in self.maps or n in self.behind]
-        if not moving or op.outputs[0] in self.facts.values:
+        """Find out what an op makes of what it reads."""
+        known = [n for n in op.inputs if n in self.maps or n in self.packed]
+        folded = [n for n in op.inputs if n in self.behind]
+        if op.outputs[0] in self.facts.values or not (known or folded):
             return
-        folded = [n for n in moving if n in self.behind]
-        if folded and (len(folded) == len(moving) or not self._returns(op, folded)):
-            self._put_behind(op)
-            return
+        outs = self._outputs(op, folded) if known else None
+        for name, out in zip(op.outputs, outs or [None] * len(op.outputs), strict=False):
+            if isinstance(out, Map):
+                self.maps[name] = out
+            elif isinstance(out, Packed):
+                self.packed[name] = out
+            elif name:
+                self.behind[name] = op
+
+    def _outputs(self, op: Op, folded: list[str]) -> Outs | None:
+        """What an op makes, an entry per output (None: no positions); None where it ends the trunk."""
+        reason = partial(Reason, op.name, op.kind)
         try:
+            self._check_returns(op, folded)
             outs = self._apply(op, [self._value(n) for n in op.inputs])
+            self._check_outputs(op, outs)
         except Mixes as mixed:
-            reason = Reason(op.name, op.kind, str(mixed))
-            self.mixing.append((op, reason))
-            outs = [mixed.result.soil()]
+            self.mixing.append((op, reason(str(mixed))))
+            return [mixed.result.soil()]
+        except Never as never:
+            self.never.append((op, reason(str(never))))
+            return None
         except EndsTrunk as end:
-            self.ends[op.outputs[0]] = Reason(op.name, op.kind, str(end))
-            self._put_behind(op)
-            return
+            self.ends[op.outputs[0]] = reason(str(end))
+            return None
         except NoRule as missing:
-            self.unknown[op.outputs[0]] = Reason(op.name, op.kind, str(missing))
-            self._put_behind(op)
-            return
+            self.unknown[op.outputs[0]] = reason(str(missing))
+            return None
         if folded:
-            self._note_return(op, folded)
-            outs = [o.soil() for o in outs if o is not None]
-        else:
-            self._note_pads(op, outs)
-        self.maps.update({n: m for n, m in zip(op.outputs, outs, strict=False) if n and m is not None})
+            self.returned += [(op, self.behind[n]) for n in folded]
+            return [None if o is None else o.soil() for o in outs]
+        self._note_pads(op, outs)
+        return outs
 
     def _value(self, name: str) -> Any:
-        return self.maps.get(name, self.facts.values.get(name))
+        for known in (self.maps, self.packed, self.facts.values):
+            if name in known:
+                return known[name]
+        return None
 
-    def _apply(self, op: Op, inputs: list[Any]) -> list[Map | None]:
-        result = geometry.look_up(op.domain, op.kind)(op, inputs)
-        return result if isinstance(result, list) else [result]
+    def _apply(self, op: Op, inputs: list[Any]) -> Outs:
+        """The rule for maps, or, for what no map is or stays, the rule for packed tensors."""
+        key = key_of(op.domain, op.kind)
+        if not any(isinstance(i, Packed) for i in inputs):
+            try:
+                return _listed(geometry.look_up(*key)(op, inputs))
+            except (Mixes, Never):
+                raise
+            except NoRule:
+                if key not in ((("", kind)) for kind in PACKS):
+                    raise
+        if key not in packed.entries:
+            raise EndsTrunk("it reads positions that lie in one row")
+        seen = [Packed.of(i) if isinstance(i, (Map, Packed)) else i for i in inputs]
+        try:
+            return [settle(out) for out in _listed(packed.look_up(*key)(op, seen))]
+        except Mixes as mixed:
+            raise Mixes(str(mixed), settle(mixed.result)) from mixed
 
-    def _put_behind(self, op: Op) -> None:
-        self.behind.update({name: op for name in op.outputs if name})
+    def _check_returns(self, op: Op, folded: list[str]) -> None:
+        """Raise where what is no map meets a map otherwise than by being the same at every position."""
+        maps = [m for n in op.inputs if (m := self.maps.get(n) or self.packed.get(n))]
+        others = [n for n in op.inputs if n and self._value(n) is None]
+        for name in others:
+            shape = self._lean(name)
+            if op.kind in SETTINGS and prod(shape) == 1:
+                continue
+            what = f"{name!r} {list(shape)}"
+            if op.kind not in RETURNS:
+                raise EndsTrunk(f"{what} sets how it works, and depends on the image or on another input")
+            lead = len(op.out_shape()) - len(shape)
+            sides = {d - lead for m in maps for d in m.axes} if op.kind != "MatMul" else set()
+            if any(d >= 0 and shape[d] != 1 for d in sides):
+                whose = "was taken from the positions" if name in folded else "is an input of its own"
+                raise EndsTrunk(f"{what} {whose}, and meets the map position by position")
 
-    def _returns(self, op: Op, folded: list[str]) -> bool:
-        """Whether an op brings what was taken behind the trunk back to every cell of a map."""
-        if op.kind not in JOINS:
-            return False
-        out = op.out_shape()
-        maps = [self.maps[n] for n in op.inputs if n in self.maps]
-        small = all(np.prod(self.facts.shapes[n]) < np.prod(out) for n in folded)
-        return small and all(len(m.shape) == len(out) for m in maps)
+    def _lean(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor behind the trunk before it was laid out over all positions."""
+        op = self.behind.get(name)
+        shape = self.facts.shapes[name]
+        if op is not None and op.kind in (*SPREADS, *UNARY) and op.inputs[0] in self.behind:
+            before = self._lean(op.inputs[0])
+            return (1,) * (len(shape) - len(before)) + before
+        return shape
 
-    def _note_return(self, op: Op, folded: list[str]) -> None:
-        for name in folded:
-            self.returned.append((op, self.behind[name]))
+    def _check_outputs(self, op: Op, outs: Outs) -> None:
+        """Raise where the runtime has made another number of cells than the rules say."""
+        for name, out in zip(op.outputs, outs, strict=False):
+            if out is None or not name:
+                continue
+            said = [out.shape[d] for d in out.axes]
+            cells = [a.cells for a in out.geometry] if isinstance(out, Map) else said
+            if out.shape != self.facts.shapes[name] or said != cells:
+                seen = list(self.facts.shapes[name])
+                raise NoRule(f"by its attributes it makes {cells} cells, and onnxruntime made {seen}")
 
-    def _note_pads(self, op: Op, outs: list[Map | None]) -> None:
+    def _note_pads(self, op: Op, outs: Outs) -> None:
         """Note an op that would soil even a map of clean cells."""
-        clean = [_cleaned(self.maps[n]) if n in self.maps else self._value(n) for n in op.inputs]
-        if all(not isinstance(m, Map) for m in clean):
+        if not any(isinstance(o, Map) and any(sum(a.margin) for a in o.geometry) for o in outs):
             return
+        values = [self._value(n) for n in op.inputs]
+        clean = [_cleaned(v) if isinstance(v, (Map, Packed)) else v for v in values]
         for made in self._apply(op, clean):
             if made is None or not any(sum(a.margin) for a in made.geometry):
                 continue
@@ -136,53 +203,73 @@ class _Walker:
             self.pads.append((op, Reason(op.name, op.kind, why)))
 
     def result(self, ops: Sequence[Op]) -> Trunk:
-        gates = self._gates()
-        for op, maker in self.returned:
-            root = self._root(maker, gates)
-            why = f"what it takes from every position returns to the map at {op.kind} {op.name!r}"
-            self.mixing.append((op, Reason(root.name, root.kind, why)))
-        marks = {id(op) for op in gates}
-        behind = {id(op) for op in self.behind.values()} - marks
-        self._take_transposes(ops, behind)
-        head = tuple(op for op in ops if id(op) in behind)
-        used = _ancestors(ops, [n for op in head for n in op.inputs if n in self.maps] or list(self.maps))
+        """What was found, with the ops parted into the trunk's own, its gates, and the head."""
+        makers = {name: op for op in ops for name in op.outputs if name}
+        head = self._head(makers)
+        self._take_structure(ops, head)
+        read = [n for op in ops if id(op) in head for n in op.inputs if n in self.maps]
+        used = _ancestors(ops, [*read, *(o for o in self.facts.outputs if o in self.maps)])
+        gates = [op for op in ops if id(op) in used and op.outputs[0] not in self.maps and self._moves(op)]
+        mixing = dict.fromkeys(r for op, r in [*self.mixing, *self._returns()] if id(op) in used)
         pads = tuple(r for op, r in self.pads if id(op) in used)
-        mixing = dict.fromkeys(r for op, r in self.mixing if id(op) in used)
-        return Trunk(self.maps, head, tuple(gates), pads, tuple(mixing), self.ends, self.unknown)
+        live = _ancestors(ops, self.facts.outputs)
+        never = tuple(r for op, r in self.never if id(op) in live)
+        behind = tuple(op for op in ops if id(op) in head)
+        return Trunk(
+            self.maps, self.packed, behind, tuple(gates), pads, tuple(mixing), self.ends, self.unknown, never
+        )
 
-    def _gates(self) -> list[Op]:
-        """The ops between the trunk and a place where what they made returns to it."""
-        gates: dict[int, Op] = {}
-        queue = [maker for _, maker in self.returned]
+    def _moves(self, op: Op) -> bool:
+        return op.outputs[0] in self.behind or op.outputs[0] in self.packed
+
+    def _head(self, makers: dict[str, Op]) -> set[int]:
+        """The ops that make an output of the model from maps, by id."""
+        found: set[int] = set()
+        queue = [n for n in self.facts.outputs if n in self.behind or n in self.packed]
         while queue:
-            op = queue.pop()
-            if id(op) not in gates:
-                gates[id(op)] = op
-                queue += [self.behind[n] for n in op.inputs if n in self.behind]
-        return list(gates.values())
+            op = makers[queue.pop()]
+            if id(op) not in found:
+                found.add(id(op))
+                queue += [n for n in op.inputs if n in self.behind or n in self.packed]
+        return found
 
-    def _take_transposes(self, ops: Sequence[Op], behind: set[int]) -> None:
-        """Give the head the Transposes that only it reads: they are its own order of features."""
-        nodes = {id(op.node) for op in ops if id(op) in behind}
+    def _take_structure(self, ops: Sequence[Op], head: set[int]) -> None:
+        """Give the head what only renames dims for it alone: it is the head's own order of features."""
+        nodes = {id(op.node): op for op in ops if id(op) in head}
         for op in reversed(ops):
             out = op.node.outputs[0]
-            if op.kind != "Transpose" or out.name not in self.maps or not out.outputs:
+            if op.kind not in STRUCTURAL or out.name not in self.maps or out.name in self.facts.outputs:
                 continue
-            if all(id(user) in nodes for user in out.outputs):
-                nodes.add(id(op.node))
-                behind.add(id(op))
+            users = [nodes.get(id(user)) for user in out.outputs]
+            slid = any(u is not None and u.kind in WINDOWED for u in users) and op.kind != "Transpose"
+            if users and all(users) and not slid and op.inputs[0] in self.maps:
+                nodes[id(op.node)] = op
+                head.add(id(op))
                 del self.maps[out.name]
 
-    def _root(self, maker: Op, gates: list[Op]) -> Op:
+    def _returns(self) -> list[tuple[Op, Reason]]:
+        """The ops at which something taken from every position comes back, with what took it."""
+        found = []
+        for op, maker in self.returned:
+            root = self._root(maker)
+            why = f"what it takes from every position returns to the map at {op.kind} {op.name!r}"
+            found.append((op, Reason(root.name, root.kind, why)))
+        return found
+
+    def _root(self, maker: Op) -> Op:
         """The op of a gate that took the positions together."""
         while True:
             before = [self.behind[n] for n in maker.inputs if n in self.behind]
-            if not before:
+            if not before or before[0] is maker:
                 return maker
             maker = before[0]
 
 
-def _cleaned(m: Map) -> Map:
+def _listed(result: Any) -> list[Any]:
+    return result if isinstance(result, list) else [result]
+
+
+def _cleaned(m: Any) -> Any:
     return replace(m, geometry=tuple(replace(a, margin=(0, 0)) for a in m.geometry))
 
 

@@ -31,7 +31,8 @@ class Facts:
     """What one run of the original at the window's size has shown.
 
     `shapes` holds every tensor's shape, batch included; `values` the tensors that depend on weights and
-    shapes alone. `batch` is the batch the run was made with; `windows` the image's spatial dims.
+    shapes alone. `batch` is the batch the run was made with, `axes` the image's spatial dims, `outputs`
+    the names of the model's outputs.
     """
 
     image: str
@@ -42,6 +43,7 @@ class Facts:
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, np.dtype[Any]]
     values: dict[str, NDArray[Any]]
+    outputs: tuple[str, ...]
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -76,7 +78,8 @@ def observe(model: Model, window: tuple[int, ...] | None = None) -> Facts:
     for tensor in model.proto.graph.initializer:
         array = numpy_helper.to_array(tensor)
         shapes[tensor.name], dtypes[tensor.name], values[tensor.name] = array.shape, array.dtype, array
-    return Facts(image.name, dtype_of(image), shape, shape[0], axes, shapes, dtypes, values)
+    outputs = tuple(o.name for o in model.proto.graph.output)
+    return Facts(image.name, dtype_of(image), shape, shape[0], axes, shapes, dtypes, values, outputs)
 
 
 def window_shape(
