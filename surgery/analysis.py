@@ -44,13 +44,15 @@ class Options:
     """What the rewriting may choose.
 
     `reduce` pools the map over positions; `trim` cuts it to full windows; `stride` is the pixels between
-    windows per axis where it is not the net's own, had by dilation or by fragments (`stride_form`).
+    windows per axis where it is not the net's own, had by dilation or by fragments (`stride_form`);
+    `pure_conv` forbids to fold positions into the batch.
     """
 
     reduce: str | None = None
     trim: bool = False
     stride: tuple[int, ...] | None = None
     stride_form: str = "dilated"
+    pure_conv: bool = False
 
     def __post_init__(self) -> None:
         if self.reduce is not None and self.reduce not in finish.REDUCTIONS:

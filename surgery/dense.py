@@ -30,7 +30,7 @@ def rewrite(
     if factors:
         assert options.stride is not None
         tensors = strides.fragment(graph, opset, ops, trunk, found, options.stride)
-    rows, dims = lift.lift_head(graph, opset, trunk, found, tensors)
+    rows, dims = lift.lift_head(graph, opset, trunk, found, tensors, pure_conv=options.pure_conv)
     notes = dynamic.free(graph, opset, ops, trunk, facts)
     graph.cleanup().toposort()
     space = dynamic.GRID_NAMES[len(facts.axes)]

@@ -9,15 +9,16 @@ from itertools import groupby
 from typing import Any
 
 import surgery.ops  # noqa: F401  (enters the rules)
-from surgery.rules import Key, Refusal, Table, geometry, lift
+from surgery.rules import Key, Refusal, Table, fold, geometry, lift
 
-YES, REFUSED, MISSING = "yes", "refused", "missing"
+YES, FOLD, REFUSED, MISSING = "yes", "fold", "refused", "missing"
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """What one table says of an op: `state` is "yes", "refused" or "missing".
+    """What one table says of an op: `state` is "yes", "fold", "refused" or "missing".
 
+    "fold" is an op of the head without a convolutional form, for which positions go into the batch.
     `says` is the rule's own first sentence, or the reason of the refusal.
     """
 
@@ -44,9 +45,15 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Every op known to either table, in alphabetical order; rules a user entered are among them."""
-    known = sorted(set(geometry) | set(lift))
-    return [Row(*key, cell(geometry, key), cell(lift, key)) for key in known]
+    """Every op known to any table, in alphabetical order; rules a user entered are among them."""
+    known = sorted(set(geometry) | set(lift) | set(fold))
+    return [Row(*key, cell(geometry, key), head_cell(key)) for key in known]
+
+
+def head_cell(key: Key) -> Cell:
+    """What the head makes of an op: its rule, or the one that folds positions into the batch for it."""
+    entry, folded = cell(lift, key), cell(fold, key)
+    return Cell(FOLD, folded.says) if entry.state != YES and folded.state == YES else entry
 
 
 def cell(table: Table[Any], key: Key) -> Cell:

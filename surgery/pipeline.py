@@ -33,6 +33,7 @@ def convert(
     stride: int | Sequence[int] | None = None,
     stride_form: str = "dilated",
     allow_global: bool = False,
+    pure_conv: bool = False,
     exact: bool = False,
     max_memory: int = MAX_MEMORY,
     window: Sequence[int] | None = None,
@@ -47,10 +48,11 @@ def convert(
     "max" or "softmax-mean") an output is `[N, K]`, pooled over positions. `trim` cuts positions whose
     window would leave the image. `stride` is the pixels between windows, per axis or for all, where it is
     not the net's own; `stride_form` "dilated" turns strides into dilations, "fragments" puts phases into
-    the batch. With `exact` the model is made for one image size, `sizes[0]`, and its map equals the crops'
-    answers for any net; its activations may take `max_memory` bytes. `window` gives the window in pixels
-    where the model leaves it open, `sizes` the image sizes to prove at. Without `output` nothing is
-    written; with it the file appears only after the proof.
+    the batch. `pure_conv` refuses a head whose positions would have to be folded into the batch. With
+    `exact` the model is made for one image size, `sizes[0]`, and its map equals the crops' answers for any
+    net; its activations may take `max_memory` bytes. `window` gives the window in pixels where the model
+    leaves it open, `sizes` the image sizes to prove at. Without `output` nothing is written; with it the
+    file appears only after the proof.
     `progress` is called with a line at each step.
 
     Raises BadInput, Refused (with node, op and reason) or Mismatch (the proof failed).
@@ -60,7 +62,7 @@ def convert(
     if target is not None:
         check_target(target, source.path, force=force, external=source.external)
     progress("shapes, geometry and head of the original")
-    options = Options(reduce, trim, per_axis(stride, source), stride_form)
+    options = Options(reduce, trim, per_axis(stride, source), stride_form, pure_conv)
     if exact:
         size = exact_size(sizes)
         result, shown = convert_exactly(source, options, size, window, max_memory, tolerance, progress)

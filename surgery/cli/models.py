@@ -81,6 +81,7 @@ def inspect(ctx: click.Context, model: Path, window: Sides | None, as_json: bool
     help="How the stride is had: dilated ops, or phases in the batch.",
 )
 @click.option("--allow-global", is_flag=True, help="Convert even if an op mixes the whole image.")
+@click.option("--pure-conv", is_flag=True, help="Refuse a head that would fold positions into the batch.")
 @window_option
 @sizes_option
 @tolerance_option
@@ -94,6 +95,7 @@ def convert(
     stride: Sides | None,
     stride_form: str,
     allow_global: bool,
+    pure_conv: bool,
     window: Sides | None,
     sizes: tuple[Sides, ...],
     tolerance: float,
@@ -115,6 +117,7 @@ def convert(
             stride=stride[0] if stride and len(stride) == 1 else stride,
             stride_form=stride_form,
             allow_global=allow_global,
+            pure_conv=pure_conv,
             window=window,
             sizes=sizes or None,
             tolerance=tolerance,

@@ -16,6 +16,7 @@ from surgery.ops.shape import RESHAPES, permutation
 from surgery.positions import in_rows
 from surgery.rules import Array, Folded, Lifted, NoRule, Rows, fold
 
+SLIDING = ("Conv", "AveragePool", "MaxPool", "LpPool", "InstanceNormalization", "GroupNormalization")
 MOVING = (Folded, Lifted, Rows)
 
 
@@ -27,6 +28,9 @@ def same_product(build: Builder, op: Op, inputs: list[Any]) -> Rows:
     stays, and the rows lie before it.
     """
     rows = _moving(build, inputs)
+    for value in inputs:
+        if isinstance(value, np.ndarray) and value.ndim == len(op.out_shape()) and value.shape[0] != 1:
+            raise NoRule(f"a constant of shape {list(value.shape)} differs from image to image of the batch")
     ranks = [1 + len(r.shape) for r in rows.values()]
     rank = max([*ranks, *(v.ndim for v in inputs if isinstance(v, np.ndarray))])
     inner = op.kind == "MatMul" and min(ranks) < 3
@@ -39,6 +43,17 @@ def same_product(build: Builder, op: Op, inputs: list[Any]) -> Rows:
             )
     tensor = _emit(build, op, inputs, rows)
     return _row(build, op, tensor, rows, exact=not inner)
+
+
+@fold.rule(*SLIDING)
+def same_on_features(build: Builder, op: Op, inputs: list[Any]) -> Rows:
+    """The same op on every row of features; the window's own cells would be as many maps as windows."""
+    if any(isinstance(v, Folded) for v in inputs):
+        raise NoRule("it takes the window's cells as a map, so that it would run once for every window")
+    if any(isinstance(v, MOVING) for v in inputs[1:]):
+        raise NoRule("its weights depend on the image")
+    rows = _moving(build, inputs)
+    return _row(build, op, _emit(build, op, inputs, rows), rows)
 
 
 @fold.rule(*UNARY, "Clip")
