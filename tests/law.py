@@ -250,21 +250,24 @@ def poked(model: onnx.ModelProto, tensor: str, size: Sequence[int], axis: int) -
 # ------------------------------------------------ law: the margin is what the border reaches
 
 
-def soiled(model: onnx.ModelProto, tensor: str, stride: int, axis: int, reach: int) -> NDArray[np.bool_]:
-    """Which cells of the window along a spatial axis differ when bright pixels surround the window.
+def soiled(
+    model: onnx.ModelProto, tensor: str, strides: Sequence[int], axis: int, reach: int
+) -> NDArray[np.bool_]:
+    """Which cells of the window along a spatial axis differ when bright pixels surround it along that axis.
 
-    `stride` is the pixels between two cells along the axis, `reach` how many pixels the surroundings
-    must be wide. The weights must be positive.
+    `strides` are the pixels between two cells per axis, `reach` how many pixels the surroundings must be
+    wide. The weights must be positive. Along the other axes the image is larger than the window, so that
+    there are cells there which see more than padding.
     """
-    window, axes = window_of(model), space_of(model)
-    inside = np.abs(random_image(model, window)) + 0.5
-    wide = -(-reach // stride) * stride
-    pads = [(wide, wide) if d == axes[axis] else (0, 0) for d in range(inside.ndim)]
-    outside = np.pad(inside, pads, constant_values=BRIGHT)
+    axes = space_of(model)
+    wide = [-(-reach // s) * s for s in strides]
+    size = [w + (0 if k == axis else wide[k]) for k, w in enumerate(window_of(model))]
+    alone = np.abs(random_image(model, size)) + 0.5
+    pads = [(wide[axis],) * 2 if d == axes[axis] else (0, 0) for d in range(alone.ndim)]
     opened = session(trunk_of(model, [tensor]))
-    alone, among = run(opened, inside)[tensor], run(opened, outside)[tensor]
-    cells = alone.shape[2 + axis]
-    start = [wide // stride if k == axis else 0 for k in range(len(axes))]
-    seen = part(among, range(2, among.ndim), start, alone.shape[2:])
-    differs = ~np.isclose(seen, alone, rtol=1e-4, atol=0)
-    return np.asarray(np.moveaxis(differs, 2 + axis, 0).reshape(cells, -1).any(axis=1))
+    among = run(opened, np.pad(alone, pads, constant_values=BRIGHT))[tensor]
+    want = run(opened, alone)[tensor]
+    start = [wide[axis] // strides[axis] if k == axis else 0 for k in range(len(axes))]
+    seen = part(among, range(2, among.ndim), start, want.shape[2:])
+    differs = np.moveaxis(~np.isclose(seen, want, rtol=1e-4, atol=0), 2 + axis, 0)
+    return np.asarray(differs.reshape(len(differs), -1).any(axis=1))
