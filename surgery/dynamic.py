@@ -11,14 +11,15 @@ import onnx_graphsurgeon as gs
 
 from surgery.errors import Refused
 from surgery.field import Slide
+from surgery.gates import free_gate
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.ops.pointwise import BINARY
 from surgery.ops.reduce import DILATED_SINCE, average_by_conv
 from surgery.ops.shape import RESHAPES
 from surgery.ops.window import WINDOWED, statement
-from surgery.rules import Map
 from surgery.shapes import Facts
+from surgery.unbake import free_reshape, take_over
 
 SPACE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 GRID_NAMES = {1: ("cols",), 2: ("rows", "cols"), 3: ("slices", "rows", "cols")}
@@ -94,7 +95,7 @@ def dilate_pool(build: Builder, op: Op, slides: Sequence[Slide]) -> list[str]:
             raise refuse_stride(op, "its ceil_mode has no Conv")
         channels, dtype = op.in_shape()[1], op.facts.dtypes[op.inputs[0]]
         out = average_by_conv(build, op.node.inputs[0], channels, dtype, list(slides), counted=counted)
-        _take_over(build, op.node, out)
+        take_over(build, op.node, out)
         return [f"AveragePool {op.name!r}: as a depthwise Conv with dilations"]
     if build.opset < DILATED_SINCE[op.kind]:
         raise refuse_stride(op, f"{op.kind} has no dilations before opset {DILATED_SINCE[op.kind]}")
@@ -126,83 +127,6 @@ def refuse_stride(op: Op, why: str) -> Refused:
         op=op.kind,
         why=why,
     )
-
-
-def free_reshape(build: Builder, op: Op, trunk: Trunk) -> list[str]:
-    """A Reshape of channels takes height and width from its input, not from the window.
-
-    A channel shuffle (Reshape, Transpose, Reshape) becomes what it is: a Gather of channels.
-    """
-    if op.kind in ("Squeeze", "Unsqueeze"):
-        return []
-    place = f"{op.kind} {op.name!r}"  # said before the node loses its output
-    old, new = trunk.maps[op.inputs[0]], trunk.maps[op.outputs[0]]
-    shuffled = channel_order(op.node, old, new, trunk)
-    if shuffled is not None:
-        tensor, order = shuffled
-        out = (
-            tensor
-            if (order == np.arange(order.size)).all()
-            else build.emit("Gather", [tensor, build.ints("channels", order)], {"axis": 1})
-        )
-        _take_over(build, op.node, out)
-        return [f"{place}: a channel shuffle, now a Gather of channels"]
-    dims: list[Any] = []
-    for j, size in enumerate(new.shape):
-        if j == 0:
-            dims.append(0)
-        elif j not in new.axes:
-            dims.append(size)
-        else:
-            a = old.axes[new.axes.index(j)]
-            dims.append(0 if a == j else build.shape_of(op.node.inputs[0], a, a + 1))
-    _take_over(build, op.node, build.reshape(op.node.inputs[0], dims))
-    return [f"{place}: takes height and width from its input"]
-
-
-def channel_order(node: gs.Node, old: Map, new: Map, trunk: Trunk) -> tuple[Any, Any] | None:
-    """The tensor and the order of its channels, where Reshapes and Transposes only reorder channels."""
-    if len(new.channel_dims) != 1 or new.axes != tuple(range(2, len(new.shape))):
-        return None
-    chain = [node]
-    tensor = node.inputs[0]
-    while tensor.inputs and tensor.inputs[0].op in ("Transpose", "Reshape") and tensor.name in trunk.maps:
-        chain.append(tensor.inputs[0])
-        tensor = tensor.inputs[0].inputs[0]
-        source = trunk.maps.get(tensor.name)
-        if source is None:
-            return None
-        if source.axes == new.axes and len(source.channel_dims) == 1 and len(source.shape) == len(new.shape):
-            break
-    else:
-        return None
-    order = np.arange(source.shape[1]).reshape(_channels_only(source))
-    for step in reversed(chain):
-        if step.op == "Transpose":
-            order = order.transpose(step.attrs.get("perm", list(range(order.ndim))[::-1]))
-        else:
-            order = order.reshape(_channels_only(trunk.maps[step.outputs[0].name]))
-    return tensor, order.ravel()
-
-
-def _channels_only(m: Map) -> list[int]:
-    return [1 if d == 0 or d in m.axes else size for d, size in enumerate(m.shape)]
-
-
-def _take_over(build: Builder, node: gs.Node, tensor: Any) -> None:
-    """Let a new tensor stand where a node's output stood."""
-    old = node.outputs[0]
-    for user in list(old.outputs):
-        user.inputs = [tensor if i is old else i for i in user.inputs]
-    if any(o is old for o in build.graph.outputs):
-        name = old.name
-        old.name = build.fresh(f"{name}/before")
-        final = build.emit("Identity", [tensor])
-        final.name, final.dtype = name, old.dtype
-        build.graph.outputs[:] = [final if o is old else o for o in build.graph.outputs]
-    elif tensor.inputs and id(tensor.inputs[0]) in build.made:
-        old.name, tensor.name = build.fresh(f"{old.name}/before"), old.name
-    node.outputs.clear()
 
 
 def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
@@ -241,25 +165,6 @@ def _from_shape(tensor: Any) -> bool:
             queue += [i for i in node.inputs if i.name not in seen and not isinstance(i, gs.Constant)]
             seen |= {i.name for i in node.inputs}
     return False
-
-
-def free_gate(build: Builder, op: Op, trunk: Trunk) -> list[str]:
-    """A gate must take the whole image: a pool as large as the window's map becomes a global pool."""
-    if op.inputs[0] not in trunk.maps or op.kind.startswith("Global") or op.kind.startswith("Reduce"):
-        return []
-    kinds = {"AveragePool": "GlobalAveragePool", "MaxPool": "GlobalMaxPool"}
-    if op.kind in kinds:
-        op.node.op = kinds[op.kind]
-        op.node.attrs.clear()
-        return [f"{op.kind} {op.name!r}: pools the whole image"]
-    why = "it takes a number of positions that the window fixes, and returns to the map"
-    raise Refused(
-        f"cannot free {op.kind} {op.name!r}: {why}. It has no meaning at another size, with --allow-global "
-        "or without; the exact engine (--exact) keeps the crops' answers.",
-        node=op.name,
-        op=op.kind,
-        why=why,
-    )
 
 
 def forget_shapes(graph: gs.Graph) -> None:

@@ -37,7 +37,8 @@ class Trunk:
     `maps` holds the tensors that are maps, by name, and `packed` those that only pass from map to map;
     `head` the ops behind the trunk, in order; `gates` the ops that no map comes out of and a map needs.
     `pads` names the nodes that read beyond the window, `mixing` those that mix the whole image into a
-    cell, `ends` why the trunk ends at an op, `never` why the net can have no conversion at all.
+    cell, `ends` why the trunk ends at an op, `never` why the net can have no conversion at all, `rigid`
+    the ops that dilation cannot serve, and why.
     """
 
     maps: dict[str, Map]
@@ -49,6 +50,7 @@ class Trunk:
     ends: dict[str, Reason]
     unknown: dict[str, Reason]
     never: tuple[Reason, ...] = ()
+    rigid: tuple[tuple[Op, str], ...] = ()
 
 
 def ops_of(graph: gs.Graph, opset: int, facts: Facts) -> list[Op]:
@@ -215,9 +217,29 @@ class _Walker:
         live = _ancestors(ops, self.facts.outputs)
         never = tuple(r for op, r in self.never if id(op) in live)
         behind = tuple(op for op in ops if id(op) in head)
+        rigid = tuple((op, why) for op in ops if id(op) in used and (why := self._rigid(op)))
         return Trunk(
-            self.maps, self.packed, behind, tuple(gates), pads, tuple(mixing), self.ends, self.unknown, never
+            self.maps,
+            self.packed,
+            behind,
+            tuple(gates),
+            pads,
+            tuple(mixing),
+            self.ends,
+            self.unknown,
+            never,
+            rigid,
         )
+
+    def _rigid(self, op: Op) -> str:
+        """Why dilation cannot serve an op that is no windowed one; empty where it can."""
+        x, out = self.maps.get(op.inputs[0]), self.maps.get(op.outputs[0])
+        if x is None or out is None or op.kind in (*WINDOWED, "Pad"):
+            return ""
+        for before, after in zip(x.geometry, out.geometry, strict=True):
+            if after.field.stride != before.field.stride:
+                return f"lie {after.field.stride} pixels apart, in place of {before.field.stride}"
+        return ""
 
     def _moves(self, op: Op) -> bool:
         return op.outputs[0] in self.behind or op.outputs[0] in self.packed

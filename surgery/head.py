@@ -13,7 +13,8 @@ from surgery.errors import BadInput, Reason, Refused
 from surgery.field import Axis, Field
 from surgery.geometry import RESIDUES, Trunk, walk
 from surgery.graph import Op
-from surgery.rules import Map
+from surgery.rules import Map, Refusal, key_of, lift
+from surgery.rules import geometry as geometry_rules
 from surgery.shapes import Facts
 
 
@@ -111,6 +112,7 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
     number for every axis.
     """
     trunk = walk(ops, facts)
+    check_known(trunk)
     sources = sources_of(trunk)
     if not sources:
         raise Refused(nothing_folded(trunk, facts), why="it is already fully convolutional")
@@ -118,27 +120,54 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
     wanted = own if stride is None else stride
     if len(wanted) != len(own):
         raise BadInput(f"the stride {list(wanted)} has {len(wanted)} sides, the image {len(own)}.")
-    if wanted != own:
-        check_whole(trunk)
+    if any(w % s for w, s in zip(wanted, own, strict=True)):
+        check_refinable(trunk)
     residues = 2 * max(wanted)
     if wanted != own or residues > RESIDUES:
         trunk = walk(ops, facts, max(residues, RESIDUES), wanted if wanted != own else None)
         sources = sources_of(trunk)
-    geometry = measure(sources, facts.window, wanted)
+    geometry = measure(sources, facts.window, wanted, runs(trunk))
     verdict, reasons = judge(trunk, geometry)
     return trunk, Head(trunk.head, sources, geometry, verdict, reasons, own)
 
 
-def check_whole(trunk: Trunk) -> None:
-    """Raise Refused where cells lie closer than pixels: their stride cannot be refined."""
-    for name, m in trunk.maps.items():
-        if any(s != int(s) for s in m.stride):
-            raise Refused(
-                f"--stride: the tensor {name!r} has cells {m.stride[0]} pixels apart (an upsampling); only "
-                "whole strides can be refined. Convert at the net's own stride.",
-                node=name,
-                why="an upsampling in the trunk",
-            )
+def check_known(trunk: Trunk) -> None:
+    """Raise Refused where an op has a meaning neither in a trunk nor in a head."""
+    refused = list(trunk.never)
+    for op in trunk.head:
+        key = key_of(op.domain, op.kind)
+        entry = lift.entries.get(key)
+        if isinstance(entry, Refusal) and isinstance(geometry_rules.entries.get(key), Refusal):
+            refused.append(Reason(op.name, op.kind, entry.why))
+    if refused:
+        first = refused[0]
+        raise Refused(
+            f"cannot convert {first}. No dense model gives these answers; the exact engine (--exact) keeps "
+            "the crops' answers.",
+            node=first.node,
+            op=first.op,
+            why=first.why,
+        )
+
+
+def check_refinable(trunk: Trunk) -> None:
+    """Raise Refused where dilation cannot bring windows closer than the net's own stride."""
+    refused = [Reason(op.name, op.kind, f"it makes cells that {why}") for op, why in trunk.rigid]
+    refused += trunk.mixing
+    if refused:
+        first = refused[0]
+        raise Refused(
+            f"--stride: {first}. Closer windows would see other cells; convert at its own stride.",
+            node=first.node,
+            op=first.op,
+            why=first.why,
+        )
+
+
+def runs(trunk: Trunk) -> list[Any]:
+    """Per axis, whether the net runs at each size followed: whether the parts of its maps meet."""
+    sides = zip(*(m.geometry for m in trunk.maps.values()), strict=True)
+    return [np.all([axis.lengths > 0 for axis in axes], axis=0) for axes in sides]
 
 
 def sources_of(trunk: Trunk) -> dict[str, Map]:
@@ -156,24 +185,24 @@ def nothing_folded(trunk: Trunk, facts: Facts) -> str:
 
 
 def net_stride(sources: dict[str, Map]) -> tuple[int, ...]:
-    """Pixels between neighbouring windows: the least common multiple of the maps' own strides."""
-    steps = []
-    for axis in zip(*(m.stride for m in sources.values()), strict=True):
-        whole = [s.numerator for s in axis]  # a stride of 3/2 pixels meets the pixels every 3
-        steps.append(lcm(*whole))
-    return tuple(steps)
+    """Pixels between neighbouring windows: the least by which every map moves by whole periods."""
+    sides = zip(*(m.geometry for m in sources.values()), strict=True)
+    return tuple(lcm(*(axis.field.period for axis in axes)) for axes in sides)
 
 
-def measure(sources: dict[str, Map], window: tuple[int, ...], stride: tuple[int, ...]) -> Geometry:
-    """The geometry of windows over these maps."""
+def measure(
+    sources: dict[str, Map], window: tuple[int, ...], stride: tuple[int, ...], runs: Sequence[Any]
+) -> Geometry:
+    """The geometry of windows over these maps, in a net that runs at the sizes told by `runs`."""
     fields, margins, extra, step = [], [], [], []
     for k, s in enumerate(stride):
         axes = [m.geometry[k] for m in sources.values()]
         fields.append(_widest([a.field.span(a.cells) for a in axes]))
         worst = max(axes, key=lambda a: sum(a.margin) / a.cells)
         margins.append(worst.margin)
-        rows = _rows(axes, s)
-        extra.append(int(max(0, (rows - np.arange(len(rows)) // s - 1)[:s].max())))
+        rows = np.where(runs[k], _rows(axes, s), -1)
+        full = np.arange(len(rows)) // s + 1
+        extra.append(int(max(0, (rows - full)[:s].max())))
         step.append(_step(rows, s))
     total = sum(prod(m.cells) for m in sources.values())
     clean = sum(prod(a.clean for a in m.geometry) for m in sources.values())
