@@ -27,6 +27,7 @@ SHAPE_ONLY = (
     "Dropout",
     "Cast",
 )
+WINDOWED = ("Conv", "AveragePool", "MaxPool", "LpPool")
 SOFT = ("Softmax", "LogSoftmax")
 HIDING = (*SOFT, "Hardmax", "Sigmoid", "HardSigmoid", "ArgMax", "ArgMin")  # they saturate, or round
 CROPS_AT_ONCE = 8
@@ -77,27 +78,31 @@ def relaxed(proto: onnx.ModelProto, space: dict[str, Sequence[int]] | None = Non
     return copy
 
 
-def write_out_pads(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Put in the place of auto_pad, in place, the pads it stands for at these shapes (ONNX Conv).
+def fix_at_window(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Make a windowed op mean at every size what it means at these shapes, in place.
 
-    At a larger size it would stand for others. They follow from the lengths seen before and behind the op.
+    auto_pad would stand for other pads at a larger size; the pads it stands for here follow from the
+    lengths before and behind the op (ONNX Conv). The stride over a single cell means nothing, so windows
+    lie as close as the cells before it.
     """
     attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    mode = attrs.get("auto_pad", b"NOTSET").decode()
-    if mode in ("NOTSET", ""):
+    if node.op_type not in WINDOWED:
         return
     cells, out = shapes[node.input[0]][2:], shapes[node.output[0]][2:]
     kernel = attrs.get("kernel_shape") or shapes[node.input[1]][2:]
     ones = [1] * len(cells)
-    sides = zip(cells, out, kernel, attrs.get("strides", ones), attrs.get("dilations", ones), strict=True)
-    total = [max((o - 1) * s + (k - 1) * d + 1 - n, 0) for n, o, k, s, d in sides]
-    if mode == "VALID":
-        total = [0] * len(cells)
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    pads = small + large if mode == "SAME_UPPER" else large + small
-    kept = [a for a in node.attribute if a.name != "auto_pad"]
+    strides, dilations = attrs.get("strides", ones), attrs.get("dilations", ones)
+    mode = attrs.get("auto_pad", b"NOTSET").decode()
+    new: dict[str, Any] = {"strides": [1 if o == 1 else s for o, s in zip(out, strides, strict=True)]}
+    if mode not in ("NOTSET", ""):
+        sides = zip(cells, out, kernel, strides, dilations, strict=True)
+        total = [max((o - 1) * s + (k - 1) * d + 1 - n, 0) for n, o, k, s, d in sides]
+        small = [0 if mode == "VALID" else t // 2 for t in total]
+        large = [0 if mode == "VALID" else t - t // 2 for t in total]
+        new["pads"] = small + large if mode == "SAME_UPPER" else large + small
+    kept = [a for a in node.attribute if a.name not in (*new, "auto_pad" if "pads" in new else "")]
     del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+    node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in new.items())])
 
 
 def cut(proto: onnx.ModelProto, inputs: Mapping[str, int], outputs: Sequence[str]) -> onnx.ModelProto:
@@ -229,7 +234,7 @@ class Original:
     def _free_trunk(self, sources: Sequence[str]) -> Session | str:
         part = cut(self.model.proto, {}, list(sources))
         for node in part.graph.node:
-            write_out_pads(node, self.facts.shapes)
+            fix_at_window(node, self.facts.shapes)
         try:
             return Session(relaxed(part, {self.facts.image: self.facts.axes}))
         except BadInput:
