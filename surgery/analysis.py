@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -16,6 +16,7 @@ from surgery.head import Head
 from surgery.lift import Row
 from surgery.model import Model, ModelLike, dims_of, read, to_graph
 from surgery.oracle import Original
+from surgery.plain import take_branches
 from surgery.result import Result
 from surgery.shapes import Facts, observe, space_axes
 
@@ -65,13 +66,23 @@ class Options:
             raise BadInput(f"the stride {list(self.stride)} must be at least one pixel.")
 
 
+def settled(source: Model, window: tuple[int, ...] | None) -> tuple[Model, Facts]:
+    """A model and its facts, once every If that the image's shape decides has been decided."""
+    facts = observe(source, window)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(source.proto)
+    if not take_branches(proto.graph, facts.values):
+        return source, facts
+    return settled(replace(source, proto=proto), window)
+
+
 def analyse(
     model: ModelLike | Model, window: Sequence[int] | None = None, options: Options | None = None
 ) -> tuple[Analysis, Any, list[Op]]:
     """Read, observe, walk: the facts of a model, its graph to rewrite, and the ops over that graph."""
     options = options or Options()
     source = read(model)
-    facts = observe(source, None if window is None else tuple(window))
+    source, facts = settled(source, None if window is None else tuple(window))
     graph = to_graph(source.proto)
     ops = ops_of(graph, source.opset, facts)
     dilated = options.stride if options.stride_form == "dilated" else None

@@ -16,7 +16,7 @@ from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.head import Head
 from surgery.positions import END, materialize, unfolded, view, without_units
-from surgery.rules import Folded, Lifted, Map, NoRule, Rows, Source
+from surgery.rules import Folded, Lifted, Map, NoRule, Refusal, Rows, Source
 from surgery.rules import fold as fold_rules
 from surgery.rules import lift as lift_rules
 
@@ -49,6 +49,7 @@ def lift_head(
     Raises Refused at the first op that has no meaning at every position.
     """
     build = Builder(graph, opset, space=len(head.geometry.window))
+    refuse_known(head, trunk)
     lifter = _Lifter(build, trunk, head, tensors, pure_conv)
     rows = [lifter.step(op) for op in head.ops]
     old = {id(op.node) for op in head.ops}
@@ -65,6 +66,15 @@ def lift_head(
             why="it is already fully convolutional",
         )
     return rows, dims
+
+
+def refuse_known(head: Head, trunk: Trunk) -> None:
+    """Raise Refused where the head holds an op that no rule can follow: it says more than what leads to it."""
+    for op in head.ops:
+        key = (op.domain, op.kind)
+        entry = lift_rules.entries.get(key)
+        if isinstance(entry, Refusal) and key not in fold_rules.entries:
+            raise Refused(refusal(op, entry.why, trunk), node=op.name, op=op.kind, why=entry.why)
 
 
 class _Lifter:

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from onnx import external_data_helper, inliner, numpy_helper
 
 from surgery.errors import BadInput, Refused
+from surgery.plain import constants_of, take_apart, take_branches
 from surgery.session import serialized
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
@@ -44,8 +45,7 @@ class Model:
     @property
     def opset(self) -> int:
         """The version of the standard operators."""
-        versions = [o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")]
-        return versions[0] if versions else 1
+        return opset_of(self.proto)
 
     @property
     def image(self) -> onnx.ValueInfoProto:
@@ -62,6 +62,12 @@ class Model:
             "as [N, C, height, width]. Export the model with exactly one such input.",
             why=what,
         )
+
+
+def opset_of(proto: onnx.ModelProto) -> int:
+    """The version of the standard operators that a model asks for."""
+    versions = [int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")]
+    return versions[0] if versions else 1
 
 
 def read(model: ModelLike | Model, *, finite: bool = True) -> Model:
@@ -123,7 +129,7 @@ def initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def prepare(proto: onnx.ModelProto, name: str, finite: bool = True) -> onnx.ModelProto:
-    """Give every model one form: IR 4 or later, initializers no inputs, no local functions."""
+    """Give every model one form: IR 4 or later, initializers no inputs, no local functions or fused ops."""
     weights = {t.name for t in proto.graph.initializer}
     inputs = [v for v in proto.graph.input if v.name not in weights]
     del proto.graph.input[:]
@@ -131,6 +137,8 @@ def prepare(proto: onnx.ModelProto, name: str, finite: bool = True) -> onnx.Mode
     proto.ir_version = max(proto.ir_version, OLDEST_IR)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
+    take_branches(proto.graph, constants_of(proto.graph))
+    take_apart(proto.graph, opset_of(proto))
     if finite:
         check_finite(proto, name)
     return proto

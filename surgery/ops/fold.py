@@ -29,7 +29,8 @@ def same_product(build: Builder, op: Op, inputs: list[Any]) -> Rows:
     """
     rows = _moving(build, inputs)
     for value in inputs:
-        if isinstance(value, np.ndarray) and value.ndim == len(op.out_shape()) and value.shape[0] != 1:
+        full = isinstance(value, np.ndarray) and value.ndim == len(op.out_shape())
+        if full and value.shape[0] != 1 and not (op.kind == "MatMul" and value.ndim == 2):
             raise NoRule(f"a constant of shape {list(value.shape)} differs from image to image of the batch")
     ranks = [1 + len(r.shape) for r in rows.values()]
     rank = max([*ranks, *(v.ndim for v in inputs if isinstance(v, np.ndarray))])

@@ -24,6 +24,8 @@ BINARY = (
     "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
 )  # fmt: skip
 AFFINE = ("Add", "Sub", "Mul", "Div")
+MICROSOFT = "com.microsoft"
+GELUS = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")  # the first two may add a bias to the last dim
 
 
 # ------------------------------------------------------------------ geometry
@@ -34,6 +36,15 @@ def unchanged(op: Op, inputs: list[Any]) -> Map:
     """Positions untouched."""
     x: Map = inputs[0]
     return x.with_shape(op.out_shape())
+
+
+@geometry.rule(*GELUS, domain=MICROSOFT)
+def unchanged_but_for_bias(op: Op, inputs: list[Any]) -> Map:
+    """Positions untouched, if the bias is per channel."""
+    x: Map = inputs[0].with_shape(op.out_shape())
+    if len(inputs) > 1 and inputs[1] is not None:
+        check_uniform(inputs[1], x)
+    return x
 
 
 @geometry.rule("Clip", "Dropout")
@@ -98,6 +109,19 @@ def check_uniform(value: Array, x: Map) -> None:
 def same_op(build: Builder, op: Op, inputs: list[Any]) -> Any:
     """The same op, at every position; on a folded window, on the map it is folded from."""
     return each(build, op, inputs[0], [])
+
+
+@lift.rule(*GELUS, domain=MICROSOFT)
+def same_gelu(build: Builder, op: Op, inputs: list[Any]) -> Any:
+    """The same op at every position, its bias added before it."""
+    if len(inputs) == 1 or inputs[1] is None:
+        return each(build, op, inputs[0], [])
+    x = materialize(build, inputs[0])
+    bias = align(inputs[1], len(x.shape))
+    features = view(build, x, x.shape)
+    moved = build.emit("Add", [features, beside(build, bias, "bias")])
+    kind = "Gelu" if op.kind == "BiasGelu" else op.kind
+    return Lifted(build.emit(kind, [moved], domain=MICROSOFT), x.shape, x.shape)
 
 
 @lift.rule("Clip")
