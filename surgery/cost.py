@@ -60,13 +60,13 @@ class Costs:
         """What one stored cell more costs in this op and those behind it, in seconds."""
         return sum(self.op(o) / prod(o.out_shape()[2:]) for o in [op, *behind] if len(o.out_shape()) > 2)
 
-    def stage_gathers(self, op: Op, behind: Sequence[Op]) -> float:
-        """What it costs per stored cell to gather before every op behind this one that needs it."""
+    def stage_gathers(self, ops: Sequence[Op]) -> float:
+        """What it costs per stored cell to gather before every one of these ops that needs it."""
         total = 0.0
-        for o in behind:
-            kernel = o.attr("kernel_shape") or (1,)
-            if o.kind in BINARY or max(kernel) > 1:
-                total += 4 * o.in_shape()[1] * (self.gather + self.take + 2 * self.byte)
+        for op in ops:
+            kernel = op.attr("kernel_shape") or (1,)
+            if op.kind in BINARY or max(kernel) > 1:
+                total += 4 * op.in_shape()[1] * (self.gather + self.take + 2 * self.byte)
         return total
 
     def moving(self, values: float) -> float:

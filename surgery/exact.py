@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from surgery.cost import Costs
 from surgery.geometry import Trunk
 from surgery.graph import Op
@@ -147,6 +145,15 @@ def choose(
     return best[0], best[1], plain
 
 
+def area(steps: Sequence[Step]) -> int:
+    """Cells stored of what comes out."""
+    return prod(s.out.length for s in steps)
+
+
+def _widest(margins: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return max(m[0] for m in margins), max(m[1] for m in margins)
+
+
 class _Planner:
     def __init__(self, trunk: Trunk, costs: Costs, ops: Sequence[Op]) -> None:
         self.maps = trunk.maps
@@ -172,20 +179,32 @@ class _Planner:
         return None
 
     def _window(self, op: Op, strips: Strips) -> tuple[Step, ...]:
-        """Steps along all axes: with room for the ops to come where that costs less than their gathers."""
+        """Steps along all axes, by the cheapest of three orders of what the op reads.
+
+        Just what it needs; with room for an op right behind it that skips cells; with room for all ops up
+        to the next that skips cells. Room costs work on cells that nobody reads, and spares gathers.
+        """
+        after = [o for o in self._next_windows(op) if self._skips(o)]
+        inside, exits = self._reachable(op)
+        bare, fitted, roomy = (
+            self._run(op, strips, *way) for way in (([], []), ([], after), (inside, exits))
+        )
+        if all(step.gather is None for step in bare):
+            return bare
+        work, moved = self.costs.stage_compute(op, []), self.costs.stage_gathers(after[:1])
+        tight = bare if area(bare) * (work + moved) < area(fitted) * work else fitted
+        more = (area(roomy) - area(tight)) * self.costs.stage_compute(op, inside)
+        spared = area(tight) * self.costs.stage_gathers(inside)
+        return roomy if more < spared else tight
+
+    def _run(self, op: Op, strips: Strips, inside: Sequence[Op], exits: Sequence[Op]) -> tuple[Step, ...]:
+        """Steps along all axes with room for these ops behind this one."""
         x, out = self.maps[op.inputs[0]], self.maps[op.outputs[0]]
         slides = statement(op).slides
-        ways = []
-        for reaches in (self._alone(out), self._stage(op, out)):
-            sides = zip(strips, x.axes, reaches, strict=True)
-            ways.append(tuple(self._slide(strip, slides[dim - 2], reach) for strip, dim, reach in sides))
-        tight, roomy = ways
-        if all(a.gather is None for a in tight):
-            return tight
-        area = [float(np.prod([s.out.length for s in way])) for way in ways]
-        extra = (area[1] - area[0]) * self.costs.stage_compute(op, self._behind(op))
-        spared = area[0] * self.costs.stage_gathers(op, self._behind(op))
-        return roomy if extra < spared else tight
+        steps = []
+        for k, (strip, dim) in enumerate(zip(strips, x.axes, strict=True)):
+            steps.append(self._slide(strip, slides[dim - 2], self._reach(out, k, inside, exits)))
+        return tuple(steps)
 
     def _slide(self, strip: Strip, op: Any, reach: Reach) -> Step:
         key = (id(strip), op, reach)
@@ -193,30 +212,42 @@ class _Planner:
             self.memo[key] = slide(strip, op, reach)
         return self.memo[key]
 
-    def _alone(self, out: Map) -> list[Reach]:
-        return [Reach(axis.margin) for axis in out.geometry]
+    def _reach(self, out: Map, k: int, inside: Sequence[Op], exits: Sequence[Op]) -> Reach:
+        axis = out.geometry[k]
+        others = [self.maps[o.outputs[0]].geometry[k] for o in inside]
+        margins = [axis.margin, *(a.margin for a in others if a.cells == axis.cells)]
+        margin = _widest(margins)
+        grow = (margin[0] - axis.margin[0], margin[1] - axis.margin[1])
+        margin = _widest([margin, *(self._read_by(o, k, axis.cells) for o in exits)])
+        slides = [statement(o).slides[out.axes[k] - 2] for o in inside if o.kind in WINDOWED]
+        pad = max([max(s.before, s.after) for s in slides], default=0)
+        strides = [statement(o).slides[out.axes[k] - 2].stride for o in exits]
+        return Reach(margin, grow, pad, max(strides, default=1))
 
-    def _stage(self, op: Op, out: Map) -> list[Reach]:
-        """The reach along each axis over all ops behind this one up to the next that skips cells."""
-        inside, exits = self._behind(op), self._exits(op)
-        reaches = []
-        for k, axis in enumerate(out.geometry):
-            others = [self.maps[o.outputs[0]].geometry[k] for o in inside]
-            same = [a for a in [axis, *others] if a.cells == axis.cells]
-            margin = (max(a.margin[0] for a in same), max(a.margin[1] for a in same))
-            grow = (margin[0] - axis.margin[0], margin[1] - axis.margin[1])
-            windows = [statement(o).slides[out.axes[k] - 2] for o in inside if o.kind in WINDOWED]
-            pad = max([max(s.before, s.after) for s in windows], default=0)
-            strides = [statement(o).slides[out.axes[k] - 2].stride for o in exits]
-            reaches.append(Reach(margin, grow, pad, max(strides, default=1)))
-        return reaches
+    def _read_by(self, op: Op, k: int, cells: int) -> tuple[int, int]:
+        """How many cells at the start and end the soiled outputs of an op read."""
+        out = self.maps[op.outputs[0]]
+        slide, axis = statement(op).slides[out.axes[k] - 2], out.geometry[k]
+        a, b = axis.margin
+        first = (a - 1) * slide.stride + slide.extent - slide.before if a else 0
+        last = cells - ((axis.cells - b) * slide.stride - slide.before) if b else 0
+        return min(max(first, 0), cells), min(max(last, 0), cells)
 
-    def _behind(self, op: Op) -> list[Op]:
-        """The ops behind this one up to those that skip cells, in no order."""
-        return self._reachable(op)[0]
+    def _next_windows(self, op: Op) -> list[Op]:
+        """The windowed ops that read what this one gives, through ops that move nothing."""
+        found: dict[int, Op] = {}
+        queue = [op]
+        while queue:
+            for user in [u for n in queue.pop().outputs for u in self.users.get(n, [])]:
+                if user.outputs[0] in self.maps and user.kind in WINDOWED:
+                    found[id(user)] = user
+                elif user.outputs[0] in self.maps:
+                    queue.append(user)
+        return list(found.values())
 
-    def _exits(self, op: Op) -> list[Op]:
-        return self._reachable(op)[1]
+    @staticmethod
+    def _skips(op: Op) -> bool:
+        return op.kind in WINDOWED and any(s.stride > 1 for s in statement(op).slides)
 
     def _reachable(self, op: Op) -> tuple[list[Op], list[Op]]:
         key = ("reach", id(op))
@@ -228,7 +259,7 @@ class _Planner:
                 for user in [u for n in queue.pop().outputs for u in self.users.get(n, [])]:
                     if user.outputs[0] not in self.maps or id(user) in inside:
                         continue
-                    if user.kind in WINDOWED and any(s.stride > 1 for s in statement(user).slides):
+                    if self._skips(user):
                         exits[id(user)] = user
                     else:
                         inside[id(user)] = user
