@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,10 +68,10 @@ def reduce(
 ) -> list[str]:
     """Average (or take the largest of) the named maps over their positions, in place.
 
-    `softmax-mean` averages probabilities: outputs that are no softmax already (`soft` names those that
-    are) are put through one first. Returns a line for each output that says what was pooled.
+    `softmax-mean` averages probabilities: outputs that are none already (`soft` names those that are) are
+    put through a softmax first. Returns a line for each output that says what was pooled.
 
-    Raises Refused where an output holds no scores but integers.
+    Raises Refused where an output holds integers, or nothing that a softmax could be taken of.
     """
     build = Builder(graph, opset, space)
     pool, reduction = REDUCTIONS[kind]
@@ -80,9 +80,9 @@ def reduce(
         build.prefix = f"reduce/{name}"
         old = tensor = _output(graph, name)
         rank = len(tensor.shape)
-        if np.dtype(tensor.dtype).kind != "f":
-            raise refuse_integers(kind, name, tensor.dtype)
-        if kind == "softmax-mean" and name not in soft:
+        made_soft = kind == "softmax-mean" and name not in soft
+        check_scores(kind, name, tensor, tensor.shape[1 : rank - space] if made_soft else [])
+        if made_soft:
             tensor = soft_over_features(build, tensor, rank)
         what = "probabilities" if name in soft or kind == "softmax-mean" else "scores as the net gives them"
         notes.append(f"output {name!r}: the {kind.removeprefix('softmax-')} over positions of its {what}")
@@ -95,19 +95,27 @@ def reduce(
     return notes
 
 
-def refuse_integers(kind: str, name: str, dtype: Any) -> Refused:
-    """The refusal to pool an output such as ArgMax's over positions."""
-    why = f"the output {name!r} holds {np.dtype(dtype)} numbers, places and no scores"
-    return Refused(
-        f"--reduce {kind}: {why}, whose {kind.removeprefix('softmax-')} says nothing. Take that output off "
-        "the model (onnx.utils.extract_model), or convert without --reduce.",
+def check_scores(kind: str, name: str, tensor: Any, classes: Sequence[int]) -> None:
+    """Raise Refused where an output holds no scores, or no one dim of `classes` to take a softmax over."""
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind != "f":
+        why = f"it holds {dtype} numbers, which are places and no scores"
+    elif len(classes) > 1:
+        why = f"it has features {list(classes)}, and which of these dims are the classes is not known"
+    elif list(classes) == [1]:
+        why = "it has a single score, whose softmax is always 1"
+    else:
+        return
+    raise Refused(
+        f"--reduce {kind}: the output {name!r} cannot be pooled: {why}. Take it off the model "
+        "(onnx.utils.extract_model), choose another --reduce, or convert without.",
         node=name,
         why=why,
     )
 
 
 def soft_over_features(build: Builder, tensor: Any, rank: int) -> Any:
-    """Softmax over the first feature dim; before opset 13 it works on the last dim only."""
+    """Softmax over the features; before opset 13 it works on the last dim only."""
     if build.opset >= 13:
         return build.emit("Softmax", [tensor], {"axis": 1})
     perm = [0, *range(2, rank), 1]
