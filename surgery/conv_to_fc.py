@@ -33,7 +33,7 @@ from surgery.model import (
     to_graph,
 )
 from surgery.oracle import Arrays, with_outputs
-from surgery.proof import TOLERANCE, Progress, Proof, silent
+from surgery.proof import Progress, Proof, silent, tolerance_for
 from surgery.report.fc import render_fc
 from surgery.report.layout import by
 from surgery.session import Session, noise
@@ -93,7 +93,7 @@ def to_fc(
     nodes: str | Sequence[str] | None = None,
     size: Sequence[int] | None = None,
     max_bytes: int = MAX_BYTES,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> FullyConnected:
@@ -128,7 +128,7 @@ def to_fc(
     if is_open:
         fix_dims(proto, facts)
     progress(f"proof: {IMAGES} images of {by(facts.window)}")
-    proof = prove(source, facts, proto, names, tolerance)
+    proof = prove(source, facts, proto, names, tolerance_for(source.proto, tolerance))
     if target is not None:
         save(proto, target, external=source.external)
     written = None if target is None else str(target)

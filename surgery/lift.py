@@ -15,11 +15,13 @@ from surgery.errors import Refused
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.head import Head
+from surgery.others import at_every_position
 from surgery.positions import END, materialize, unfolded, view, without_units
 from surgery.rules import Folded, Lifted, Map, NoRule, Refusal, Rows, Source
 from surgery.rules import fold as fold_rules
 from surgery.rules import lift as lift_rules
 
+RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast", "Dropout")
 IN_BATCH = "folded into the batch"
 
 
@@ -69,7 +71,7 @@ def lift_head(
 
 
 def refuse_known(head: Head, trunk: Trunk) -> None:
-    """Raise Refused where the head holds an op that no rule can follow: it says more than what leads to it."""
+    """Raise Refused at an op that no rule can follow: it says more than what leads to it."""
     for op in head.ops:
         key = (op.domain, op.kind)
         entry = lift_rules.entries.get(key)
@@ -90,6 +92,7 @@ class _Lifter:
         self.pure_conv = pure_conv
         self.values: dict[str, Any] = {}
         self.unfolded: dict[str, Lifted] = {}
+        self.answers = _answers(head, build.graph)
 
     def step(self, op: Op) -> Row:
         """Lift one op; raises Refused where that has no meaning."""
@@ -108,7 +111,8 @@ class _Lifter:
         """The values of an op's outputs, and whether its positions were folded into the batch for it."""
         inputs = [self._value(op, n) for n in op.inputs]
         foldable = not self.pure_conv and (op.domain, op.kind) in fold_rules.entries
-        if foldable and any(isinstance(v, Rows) for v in inputs):
+        in_rows = any(isinstance(v, Rows) for v in inputs) and op.outputs[0] not in self.answers
+        if foldable and in_rows:
             return _listed(fold_rules.look_up(op.domain, op.kind)(self.build, op, inputs)), True
         inputs = [self._unfolded(n, v) for n, v in zip(op.inputs, inputs, strict=True)]
         try:
@@ -126,6 +130,8 @@ class _Lifter:
             tensor = self.tensors.get(name) or self.build.graph.tensors()[name]
             m = self.trunk.maps[name]
             self.values[name] = fold(self.build, tensor, m, op.facts.dtypes[name], self.head)
+        elif name and name not in self.values and name not in op.facts.values:
+            self.values[name] = at_every_position(self.build, name, op.facts.shapes[name], self.head)
         return self.values.get(name, op.facts.values.get(name))
 
     def _unfolded(self, name: str, value: Any) -> Any:
@@ -134,6 +140,18 @@ class _Lifter:
         if name not in self.unfolded:
             self.unfolded[name] = unfolded(self.build, value)
         return self.unfolded[name]
+
+
+def _answers(head: Head, graph: gs.Graph) -> set[str]:
+    """The outputs, and what ops that only rename dims make them from: positions are taken out before these.
+
+    The proof compares what goes into a last softmax, and wants to find it as a map.
+    """
+    names = {o.name for o in graph.outputs}
+    for op in reversed(head.ops):
+        if op.kind in RENAMING and op.outputs[0] in names:
+            names.add(op.inputs[0])
+    return names
 
 
 def _listed(result: Any) -> list[Any]:
@@ -167,6 +185,9 @@ def refusal(op: Op, why: str, trunk: Trunk) -> str:
     """What, where, what was seen, what to do."""
     seen = ", ".join(f"{n!r} {list(op.facts.shapes[n])}" for n in op.inputs if n in op.facts.shapes)
     earlier = next((r for r in trunk.unknown.values() if r.node != op.name), None)
+    own = trunk.unknown.get(op.outputs[0])  # why it has no meaning in the trunk says the more
+    if own is not None and own.why != why:
+        why = f"{own.why}; {why}"
     before = f" Before it the trunk had already ended at {earlier}." if earlier else ""
     return (
         f"cannot lift {op.kind} {op.name!r} -> {op.outputs[0]!r}: {why}. Its inputs at the window: {seen}."

@@ -17,7 +17,7 @@ from surgery.analysis import Options, analyse, describe, per_axis
 from surgery.compare import Converted
 from surgery.errors import BadInput, Mismatch, Reason, Refused
 from surgery.model import Model, ModelLike, check_target, dims_of, metadata_of, read, save
-from surgery.proof import TOLERANCE, Progress, Proof, silent
+from surgery.proof import Progress, Proof, silent, tolerance_for
 from surgery.result import Result, failure, label, refuse_global
 from surgery.windows import MAX_MEMORY, convert_exactly, inspect_exactly, validate_exactly
 
@@ -38,7 +38,7 @@ def convert(
     max_memory: int = MAX_MEMORY,
     window: Sequence[int] | None = None,
     sizes: Sizes | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> Result:
@@ -51,8 +51,9 @@ def convert(
     the batch. `pure_conv` refuses a head whose positions would have to be folded into the batch. With
     `exact` the model is made for one image size, `sizes[0]`, and its map equals the crops' answers for any
     net; its activations may take `max_memory` bytes. `window` gives the window in pixels where the model
-    leaves it open, `sizes` the image sizes to prove at. Without `output` nothing is written; with it the
-    file appears only after the proof.
+    leaves it open, `sizes` the image sizes to prove at, `tolerance` the largest max|difference| /
+    max|reference| to accept (1e-4, or 5e-3 where the model computes in float16). Without `output` nothing
+    is written; with it the file appears only after the proof.
     `progress` is called with a line at each step.
 
     Raises BadInput, Refused (with node, op and reason) or Mismatch (the proof failed).
@@ -63,6 +64,7 @@ def convert(
         check_target(target, source.path, force=force, external=source.external)
     progress("shapes, geometry and head of the original")
     options = Options(reduce, trim, per_axis(stride, source), stride_form, pure_conv)
+    tolerance = tolerance_for(source.proto, tolerance)
     if exact:
         size = exact_size(sizes)
         result, shown = convert_exactly(source, options, size, window, max_memory, tolerance, progress)
@@ -149,18 +151,20 @@ def validate(
     image: NDArray[Any] | None = None,
     crops: int | None = None,
     window: Sequence[int] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Proof:
     """Compare a converted model with its original, crop by crop and window by window.
 
     `sizes` are image sizes in pixels per axis, `image` a batch of one image `[1, C, H, W]` as the model
-    takes it, `crops` how many crops to take at random (all of them by default).
+    takes it, `crops` how many crops to take at random (all of them by default). `tolerance` is as with
+    `convert`.
     Raises BadInput where a model cannot be read, Refused where the original is none that can be converted.
     """
     progress("shapes, geometry and head of the original")
     other = read(converted)
     analysis, _, _ = analyse(original, window)
+    tolerance = tolerance_for(analysis.model.proto, tolerance)
     facts = metadata_of(other.proto)
     entry = facts.get("surgery.geometry")
     if facts.get("surgery.engine") == "exact" and entry is not None:

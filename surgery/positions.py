@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from surgery.graph import Builder
@@ -14,6 +16,7 @@ from surgery.rules import Array, Folded, Lifted, NoRule, Rows, Source
 
 END = 2**63 - 1  # the end of an axis, for Slice
 CONV_TYPES = ("float32", "float16")  # what onnxruntime's CPU convolves
+SMALL_TYPES = ("bool", "int8", "uint8", "int16", "uint16")
 
 
 def without_units(shape: Sequence[int]) -> tuple[int, ...]:
@@ -118,10 +121,11 @@ def in_rows(build: Builder, x: Folded | Lifted | Rows) -> Rows:
 
 def unfolded(build: Builder, x: Rows) -> Lifted:
     """The positions taken out of the batch again."""
-    rank, sides = len(x.shape), build.shape_of(x.like, -build.space, END)
-    apart = build.reshape(x.tensor, [-1, sides, *x.shape])
-    perm = [0, *range(1 + build.space, 1 + build.space + rank), *range(1, 1 + build.space)]
-    return Lifted(build.transpose(apart, perm), x.shape, x.shape)
+    rank = len(x.shape)
+    apart = build.reshape(x.tensor, [build.shape_of(x.like, 0, 1), -1, *x.shape])
+    turned = build.transpose(apart, [0, *range(2, 2 + rank), 1])
+    sides = build.shape_of(x.like, -build.space, END)
+    return Lifted(build.reshape(turned, [*[0] * (1 + rank), sides]), x.shape, x.shape)
 
 
 def reading(source: Source) -> dict[str, list[int]]:
@@ -136,8 +140,13 @@ def _unfold(build: Builder, source: Source) -> Any:
     count = prod(source.cells)
     if count == 1 and set(source.stride) == {1}:
         return source.tensor
-    dtype = source.tensor.dtype
-    if dtype is None or np.dtype(dtype) not in CONV_TYPES:
+    dtype = np.dtype(source.tensor.dtype)
+    if dtype in SMALL_TYPES:  # every value of theirs is a float32 too
+        wide = build.emit("Cast", [source.tensor], {"to": onnx.TensorProto.FLOAT})
+        wide.dtype = np.dtype(np.float32)
+        copied = _unfold(build, replace(source, tensor=wide))
+        return build.emit("Cast", [copied], {"to": onnx.helper.np_dtype_to_tensor_dtype(dtype)})
+    if dtype not in CONV_TYPES:
         raise NoRule(
             f"the windows of its {dtype} map would have to be copied to features, and onnxruntime has a Conv "
             f"for {' and '.join(CONV_TYPES)} only; Cast the map to float32 before it"

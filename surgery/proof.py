@@ -9,6 +9,7 @@ from math import lcm
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from surgery.compare import Check, Converted, Gap, compare
@@ -18,6 +19,7 @@ from surgery.oracle import Arrays, Original, grid_places
 from surgery.report.text import render_proof
 
 TOLERANCE = 1e-4
+HALF_TOLERANCE = 5e-3  # in float16, whose numbers lie 1e-3 of themselves apart
 Progress = Callable[[str], None]
 
 
@@ -48,6 +50,18 @@ class Proof:
 
     def __str__(self) -> str:
         return render_proof(self.to_dict())
+
+
+def tolerance_for(proto: onnx.ModelProto, wanted: float | None) -> float:
+    """The tolerance that was asked for, or else what the model's own number format allows."""
+    if wanted is not None:
+        return wanted
+    half = onnx.TensorProto.FLOAT16
+    casts = (n for n in proto.graph.node if n.op_type == "Cast")
+    makes = any(a.name == "to" and a.i == half for n in casts for a in n.attribute)
+    held = any(t.data_type == half for t in proto.graph.initializer)
+    taken = any(v.type.tensor_type.elem_type == half for v in proto.graph.input)
+    return HALF_TOLERANCE if makes or held or taken else TOLERANCE
 
 
 def default_sizes(head: Head) -> list[tuple[int, ...]]:

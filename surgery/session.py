@@ -16,6 +16,9 @@ from surgery.errors import BadInput
 
 QUIET = 4  # onnxruntime severity: its errors reach us as exceptions, so nothing need be printed
 
+# By default onnxruntime quantizes the features of a MatMul by small integers once more, which no model says.
+AS_WRITTEN = ("session.qdq_matmulnbits_accuracy_level", "1")
+
 
 class Session:
     """A model loaded by onnxruntime on the CPU.
@@ -31,6 +34,7 @@ class Session:
         options.intra_op_num_threads = threads
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        options.add_session_config_entry(*AS_WRITTEN)
         self._options = ort.RunOptions()
         self._options.log_severity_level = QUIET
         try:

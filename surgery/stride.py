@@ -26,7 +26,7 @@ from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.head import Geometry, Head
 from surgery.model import Model, ModelLike, dims_of, metadata_of, read
-from surgery.ops.window import WINDOWED, statement
+from surgery.ops.window import SLIDING, statement
 from surgery.positions import END
 from surgery.rules import Map
 from surgery.session import Session
@@ -82,7 +82,7 @@ def fragment(
     behind = {id(op) for op in head.ops}
     for op in ops:
         name = op.inputs[0] if op.inputs else ""
-        if id(op) in behind or op.kind not in WINDOWED or op.outputs[0] not in trunk.maps:
+        if id(op) in behind or op.kind not in SLIDING or op.outputs[0] not in trunk.maps:
             continue
         m = trunk.maps[name]
         slides = statement(op).slides

@@ -49,7 +49,7 @@ class Matrix:
             return weight
         inputs = [weight, build.constant("scale", self.scale)]
         if self.zero is not None:
-            inputs.append(build.constant("zero_point", self.zero))
+            inputs.append(build.constant("zero_point", np.broadcast_to(self.zero, self.scale.shape)))
         attrs = {"axis": 0} if self.scale.ndim else {}
         return build.emit("DequantizeLinear", inputs, attrs)
 

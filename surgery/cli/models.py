@@ -98,7 +98,7 @@ def convert(
     pure_conv: bool,
     window: Sides | None,
     sizes: tuple[Sides, ...],
-    tolerance: float,
+    tolerance: float | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -147,7 +147,7 @@ def validate(
     image: Path | None,
     crops: int | None,
     window: Sides | None,
-    tolerance: float,
+    tolerance: float | None,
     as_json: bool,
 ) -> None:
     """Compare a converted model with its original."""

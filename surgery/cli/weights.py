@@ -166,7 +166,7 @@ def to_fc(
     nodes: tuple[str, ...],
     size: tuple[int, ...] | None,
     max_bytes: int,
-    tolerance: float,
+    tolerance: float | None,
     force: bool,
     as_json: bool,
 ) -> None:

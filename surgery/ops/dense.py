@@ -234,7 +234,7 @@ def _kernel(weight: Matrix, index: Array, source: Source) -> Array:
     kernel = np.tile(weight.blank, (source.size, 1))
     if np.unique(places).size == places.size:
         kernel[places] = rows.T[inside]
-    elif weight.scale is None:
+    elif rows.dtype.kind == "f":
         np.add.at(kernel, places, rows.T[inside])
     else:
         raise NoRule("it reads a feature twice, by a matrix of small integers whose sum they cannot hold")

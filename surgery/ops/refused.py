@@ -8,8 +8,8 @@ REASONS = {
         "window behind a model that ends before it"
     ),
     ("NonMaxSuppression",): (
-        "the number of boxes it keeps depends on the data: a detector. Cut the model before its boxes; its maps "
-        "answer for any image size already"
+        "the number of boxes it keeps depends on the data: a detector. Cut the model before its boxes; its "
+        "maps answer for any image size already"
     ),
     (
         "RoiAlign",
@@ -26,8 +26,8 @@ REASONS = {
     ),
     ("ReverseSequence",): "it reverses sequences of lengths of their own",
     ("Attention", "RotaryEmbedding"): (
-        "it works on tokens: a transformer, whose positions have embeddings of the window's size. Run it window "
-        "by window"
+        "it works on tokens: a transformer, whose positions have embeddings of the window's size. Run it "
+        "window by window"
     ),
 }
 

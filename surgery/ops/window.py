@@ -11,9 +11,13 @@ from surgery.graph import Builder, Op
 from surgery.ops.reduce import pool
 from surgery.positions import flat, reading, window_of
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, Source, Window, geometry, lift
+from surgery.weights import matrix_of
 
 POOLS = ("AveragePool", "MaxPool", "LpPool")
 WINDOWED = ("Conv", *POOLS)
+INTEGER = ("QLinearConv", "ConvInteger")
+SLIDING = (*WINDOWED, *INTEGER)
+WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
 
 def statement(op: Op) -> Window:
@@ -23,7 +27,7 @@ def statement(op: Op) -> Window:
     """
     cells = op.in_shape()[2:]
     rank = len(cells)
-    kernel = op.attr("kernel_shape") or op.in_shape(1)[2:]
+    kernel = op.attr("kernel_shape") or op.in_shape(WEIGHT_AT.get(op.kind, 1))[2:]
     strides = op.attr("strides") or [1] * rank
     dilations = op.attr("dilations") or [1] * rank
     pads = op.attr("pads") or [0] * (2 * rank)
@@ -48,7 +52,7 @@ def freeze(slide: Slide, auto_pad: str, cells: int) -> Slide:
     return Slide(slide.kernel, slide.stride, slide.dilation, before, after, slide.ceil)
 
 
-@geometry.rule(*WINDOWED)
+@geometry.rule(*SLIDING)
 def slide(op: Op, inputs: list[Any]) -> Map:
     """Cells move by the stride and see the kernel's extent more."""
     x = inputs[0]
@@ -56,10 +60,12 @@ def slide(op: Op, inputs: list[Any]) -> Map:
         raise NoRule("its weights, not its data, depend on the image")
     if any(isinstance(i, Map) for i in inputs[1:]):
         raise NoRule("its weights depend on the image")
-    if sorted(x.axes) != list(range(2, len(x.shape))):
-        raise EndsTrunk(f"it slides over the channels of {list(x.shape)}")
+    if 1 in x.axes:
+        raise EndsTrunk(f"it takes positions as channels: its input is {list(x.shape)}")
+    if len(op.outputs) > 1 and op.node.outputs[1].outputs:
+        raise NoRule("its second output, the places of the maxima, counts through the window's own cells")
     shape = op.out_shape()
-    if all(d == 1 for d in shape[2:]):
+    if all(shape[d] == 1 for d in x.axes):
         raise EndsTrunk("it leaves one cell of the window")
     slides = statement(op).slides
     moved = [axis.slide(slides[dim - 2]) for dim, axis in zip(x.axes, x.geometry, strict=True)]
@@ -79,10 +85,12 @@ def convolve(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     if any(d != 1 for d in op.out_shape()[2:]):
         raise NoRule(f"it slides over a map made of features, {list(op.in_shape())}, inside the head")
     source = _cells(build, x, op)
-    kernel = _clip_kernel(weight, statement(op), source.cells)
-    consts = [build.constant("weight", kernel)]
+    window, rows = statement(op), len(weight)
+    laid = matrix_of(op, 1, lambda w: _clip_kernel(w, window, source.cells).reshape(rows, -1))
+    kernel = laid.rows.reshape(rows, weight.shape[1], *source.cells)
+    consts = [laid.tensor(build, kernel)]
     if bias is not None:
-        consts.append(build.constant("bias", bias))
+        consts.append(op.node.inputs[2] if laid.scale is not None else build.constant("bias", bias))
     attrs = {**reading(source), "group": op.attr("group")}
     out = build.emit("Conv", [source.tensor, *consts], attrs)
     return Lifted(out, op.out_shape()[1:], (weight.shape[0],))

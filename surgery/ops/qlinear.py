@@ -1,0 +1,146 @@
+"""onnxruntime's quantized ops that treat values alone, join or pool them: QLinearAdd and others."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from surgery.graph import Builder, Op
+from surgery.ops.join import concat_maps, everywhere
+from surgery.ops.pointwise import broadcast
+from surgery.ops.window import slide
+from surgery.positions import align, beside, focus, materialize, reading, view, window_of
+from surgery.rules import EndsTrunk, Folded, Lifted, Map, NoRule, geometry, lift
+
+MICROSOFT = "com.microsoft"
+UNARY = ("QLinearLeakyRelu", "QLinearSigmoid")
+BINARY = ("QLinearAdd", "QLinearMul")
+POOLS = ("QLinearAveragePool", "QLinearGlobalAveragePool")
+
+
+# ------------------------------------------------------------------ geometry
+
+
+@geometry.rule(*UNARY, domain=MICROSOFT)
+def unchanged(op: Op, inputs: list[Any]) -> Map:
+    """Positions untouched."""
+    x: Map = inputs[0]
+    return x.with_shape(op.out_shape())
+
+
+@geometry.rule(*BINARY, domain=MICROSOFT)
+def cell_by_cell(op: Op, inputs: list[Any]) -> Map:
+    """Cell meets cell; a constant must be the same at every position."""
+    joined: Map = broadcast(op, [inputs[0], inputs[3]])
+    return joined
+
+
+@geometry.rule("QLinearConcat", domain=MICROSOFT)
+def concat(op: Op, inputs: list[Any]) -> Map:
+    """Along channels the cells of all inputs must meet."""
+    joined: Map = concat_maps(op, inputs[2::3])
+    return joined
+
+
+@geometry.rule("QLinearAveragePool", domain=MICROSOFT)
+def slide_pool(op: Op, inputs: list[Any]) -> Map:
+    """Cells move by the stride and see the kernel's extent more."""
+    if op.attr("channels_last") or op.attr("auto_pad") not in (None, "", "NOTSET", "VALID"):
+        raise NoRule("its channels are last, or its pads depend on the size; export it with neither")
+    if any(s != 1 for s in op.attr("strides") or ()) or any(s != 1 for s in inputs[0].spacing):
+        raise NoRule(
+            "a strided QLinearAveragePool cannot be followed; quantize to the QDQ format in its place"
+        )
+    moved: Map = slide(op, inputs)
+    return moved
+
+
+@geometry.rule("QLinearGlobalAveragePool", "QLinearSoftmax", domain=MICROSOFT)
+def end_at_pool(op: Op, inputs: list[Any]) -> Map:
+    """It takes all positions together, or is followed in the head only."""
+    raise EndsTrunk("it pools over every position, or normalises over features")
+
+
+# ------------------------------------------------------------------ lifted
+
+
+@lift.rule(*UNARY, domain=MICROSOFT)
+def same_op(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
+    """The same op at every position."""
+    x = materialize(build, inputs[0])
+    out = build.emit(
+        op.kind, [x.tensor, *_settings(op, inputs, (0,))[1:]], dict(op.node.attrs), domain=MICROSOFT
+    )
+    return Lifted(_typed(op, out), x.shape, x.dims)
+
+
+@lift.rule(*BINARY, domain=MICROSOFT)
+def same_binary(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
+    """The same op of features with features, or with a constant."""
+    shape = op.out_shape()[1:]
+    given = _settings(op, inputs, (0, 3))
+    for i in (0, 3):
+        if isinstance(inputs[i], np.ndarray):
+            given[i] = beside(build, align(inputs[i], len(shape)))
+        else:
+            x = materialize(build, inputs[i])
+            given[i] = view(build, x, (1,) * (len(shape) - len(x.shape)) + x.shape)
+    return Lifted(_typed(op, build.emit(op.kind, given, domain=MICROSOFT)), shape, shape)
+
+
+@lift.rule("QLinearConcat", domain=MICROSOFT)
+def concat_features(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
+    """Features one behind the other, each with its own scale."""
+    shape = op.out_shape()
+    axis = int(op.attr("axis")) % len(shape)
+    if axis == 0:
+        raise NoRule("it joins images of the batch")
+    at = range(2, len(inputs), 3)
+    given = _settings(op, inputs, at)
+    for i, value in zip(at, everywhere(build, inputs[2::3], len(shape) - 1), strict=True):
+        given[i] = view(build, value, value.shape)
+    out = build.emit(op.kind, given, {"axis": axis}, domain=MICROSOFT)
+    return Lifted(_typed(op, out), shape[1:], shape[1:])
+
+
+@lift.rule("QLinearSoftmax", domain=MICROSOFT)
+def softmax(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
+    """Softmax over one feature dim at every position."""
+    x, rank = materialize(build, inputs[0]), len(op.in_shape())
+    axis = int(op.attr("axis") or 0) % rank
+    if axis == 0 or (int(op.attr("opset")) < 13 and prod(x.shape[axis:]) != 1):
+        raise NoRule("it normalises over the batch, or over several dims together")
+    tensor, _, at = focus(build, x, axis - 1)
+    attrs = {**op.node.attrs, "axis": at + 1, "opset": 13}
+    out = build.emit(op.kind, [tensor, *_settings(op, inputs, (0,))[1:]], attrs, domain=MICROSOFT)
+    kept = tuple(d for i, d in enumerate(x.shape) if d != 1 or i == axis - 1)
+    return Lifted(_typed(op, out), x.shape, kept)
+
+
+@lift.rule(*POOLS, domain=MICROSOFT)
+def pool_window(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
+    """A pool of the whole window, as a pool whose kernel is the window."""
+    x, shape = inputs[0], op.out_shape()[1:]
+    source = window_of(x) if isinstance(x, Folded) else None
+    kernel = op.attr("kernel_shape") or (source.cells if source else ())
+    if op.attr("channels_last") or source is None or x.shape != (source.channels, *source.cells):
+        raise NoRule("it pools features that are no longer a map, or a map whose channels are last")
+    if tuple(kernel) != source.cells or any(op.attr("pads") or ()) or any(s != 1 for s in source.spacing):
+        raise NoRule(f"its kernel {list(kernel)} is not the window's {list(source.cells)} cells")
+    given = [source.tensor, *_settings(op, inputs, (0,))[1:]]
+    out = build.emit("QLinearAveragePool", given, reading(source), domain=MICROSOFT)
+    return Lifted(_typed(op, out), shape, (source.channels,))
+
+
+def _settings(op: Op, inputs: list[Any], moving: Any) -> list[Any]:
+    """The op's own inputs, of which those that are not features must be constants."""
+    if not all(v is None or isinstance(v, np.ndarray) for i, v in enumerate(inputs) if i not in moving):
+        raise NoRule("its scales depend on the image")
+    return list(op.node.inputs)
+
+
+def _typed(op: Op, tensor: Any) -> Any:
+    tensor.dtype = op.facts.dtypes[op.outputs[0]]
+    return tensor
