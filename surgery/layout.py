@@ -53,9 +53,11 @@ def lay_out(
     head: Head,
     size: Sequence[int],
     stride: Sequence[int] | None,
+    cut: int | None = None,
 ) -> Layout:
     """Plan the mosaic of an image of this size (pixels per axis), windows `stride` pixels apart.
 
+    `cut` is how many of the ops that could run over the mosaic do; by default as many as cost least.
     Raises BadInput where the size holds no window, or an explicit stride leaves no second one.
     """
     geometry = head.geometry.refined(stride or head.own_stride)
@@ -68,6 +70,8 @@ def lay_out(
     costs = Costs()
     full = exact.plan(ops, trunk, facts.image, grid, strips, costs)
     count, cost, plain = exact.choose(full, ops, trunk, facts, costs)
+    if cut is not None:
+        count = cut
     plan = exact.plan([p.op for p in full.planned[:count]], trunk, facts.image, grid, strips, costs)
     memory = peak(plan, ops, trunk, facts)
     return Layout(plan, geometry, tuple(size), len(full.planned), plain / cost, memory)

@@ -208,15 +208,23 @@ def _run(strip: Strip, op: Slide, wanted: Ints) -> Step | None:
         return None
     junk = strip.content < 0
     used = (inside & junk[clipped])[found >= 0]
-    pads = np.sum((reads < strip.length + op.after) & (reads >= -run.before), axis=1)
+    counted = np.zeros(len(missing), np.int64)
+    counted[keys.reshape(windows, outs)] = _counted(strip, op, outs)
     return Step(
         None,
         junk if used.any() else None,
         run,
         Strip(keys.reshape(windows, outs), found),
         np.sum(seen >= 0, axis=1),
-        pads,
+        np.where(found >= 0, counted[found], taps),
     )
+
+
+def _counted(strip: Strip, op: Slide, outs: int) -> Ints:
+    """How many taps of each output of a window lie on its cells or on declared padding, not beyond it."""
+    reads = np.arange(outs)[:, None] * op.stride - op.before + np.arange(op.kernel) * op.dilation
+    counted: Ints = np.sum(reads < strip.cells + op.after, axis=1)
+    return counted
 
 
 def _number(wanted: Ints, seen: Ints) -> tuple[Ints, Ints]:
@@ -252,11 +260,12 @@ class _Run:
     opens: bool
     closes: bool
 
-    def trimmed(self) -> _Run:
-        """The row without the padding at its ends."""
+    def trimmed(self) -> tuple[int, _Run, int]:
+        """The row without the padding at its ends, and how much there was of it at either."""
         real = np.flatnonzero(self.cells >= 0)
-        first, last = int(real[0]), int(real[-1])
-        return replace(self, cells=self.cells[first : last + 1], start=self.start + first)
+        first, end = (int(real[0]), int(real[-1]) + 1) if real.size else (len(self.cells),) * 2
+        middle = replace(self, cells=self.cells[first:end], start=self.start + first)
+        return first, middle, len(self.cells) - end
 
 
 def _arrange(strip: Strip, op: Slide, wanted: Ints, reach: Reach) -> Ints:
@@ -275,7 +284,8 @@ def _arrange(strip: Strip, op: Slide, wanted: Ints, reach: Reach) -> Ints:
         keys, _ = _number(wanted.reshape(-1, wanted.shape[2]), wanted[0, :1])
         runs = _shared_runs(keys.reshape(wanted.shape[:2]), op, a, b, bordered, reach)
     align = op.stride if op.stride > 1 else reach.align
-    return _row(runs, align, max(reach.pad, op.before, bordered.shape[1] - strip.cells - op.before))
+    ends = (op.before, bordered.shape[1] - strip.cells - op.before)
+    return _row(runs, align, max(reach.pad, *ends), ends)
 
 
 def _shared_runs(keys: Ints, op: Slide, a: int, b: int, bordered: Ints, reach: Reach) -> list[_Run]:
@@ -330,14 +340,20 @@ def _from_nodes(nodes: Ints, op: Slide, bordered: Ints) -> _Run:
     return _Run(cells, int(outputs[0]) * op.stride - op.before, True, True)
 
 
-def _row(runs: list[_Run], align: int, pad: int) -> Ints:
-    """The runs one behind the other: borders `pad` apart, every window's start on a multiple of `align`."""
+def _row(runs: list[_Run], align: int, pad: int, ends: tuple[int, int]) -> Ints:
+    """The runs one behind the other, every window's start on a multiple of `align`.
+
+    Neighbours share the padding between them, `pad` of it where a window's border is; `ends` is how much
+    the op itself puts before the first run and behind the last.
+    """
     parts: list[Ints] = []
-    length, closes = 0, True
-    for run in runs:
-        run = run.trimmed()
-        gap = pad if parts and (closes or run.opens) else 0
-        gap += (run.start - length - gap) % align
-        parts += [np.full(gap, JUNK, np.int64), run.cells]
-        length, closes = length + gap + len(run.cells), run.closes
+    length, behind = 0, 0
+    for n, run in enumerate(runs):
+        lead, middle, tail = run.trimmed()
+        border = pad if n and (run.opens or runs[n - 1].closes) else 0
+        gap = max(lead, behind, border) if n else max(0, lead - ends[0])
+        gap += (middle.start - length - gap) % align
+        parts += [np.full(gap, JUNK, np.int64), middle.cells]
+        length, behind = length + gap + len(middle.cells), tail
+    parts.append(np.full(max(0, behind - ends[1]), JUNK, np.int64))
     return np.concatenate(parts)
