@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from surgery.errors import BadInput
 from surgery.model import dtype_of, metadata_of
 from surgery.oracle import HIDING, Arrays, Original, softmax_inputs, window_at, with_outputs
 from surgery.rules import Map
-from surgery.session import Session
+from surgery.session import Session, beside
 from surgery.shapes import RANDOM_OPS
 from surgery.stride import interleaved
 
@@ -109,7 +110,6 @@ class Converted:
         facts = metadata_of(proto)
         self.reduce = facts.get("surgery.reduce", "")
         self.fragments = tuple(json.loads(facts.get("surgery.fragments", "[]")))
-        self.exact = facts.get("surgery.engine") == "exact"
         self._softs = softmax_inputs(proto.graph, HIDING)
         self._session: Session | None = None
 
@@ -130,13 +130,18 @@ class Converted:
         for value in self.proto.graph.input:
             if value.name != input_name:
                 dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-                feeds[value.name] = np.ones(dims, dtype_of(value))
+                feeds[value.name] = beside(dims, dtype_of(value))
         values = self._session.run(feeds)
         softs = {soft_key(o): values[t] for o, t in self._softs.items()}
-        if self.exact:
-            softs = {o: on_grid(v, values[o].shape[2 - image.ndim :]) for o, v in softs.items()}
         if self.fragments:
             softs = {o: interleaved(v, self.fragments) for o, v in softs.items()}
+        for output in self._softs:
+            grid = values[output].shape[2 - image.ndim :]
+            folded = softs[soft_key(output)]
+            if len(folded) > 1 or folded.ndim < image.ndim:  # its windows lie in the batch
+                del softs[soft_key(output)]
+                if len(folded) == prod(grid):  # else they were trimmed behind it
+                    softs[soft_key(output)] = on_grid(folded, grid)
         return values | softs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +14,29 @@ from surgery.field import Slide
 from surgery.gates import free_gate
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
+from surgery.ops.cut import free_slice
+from surgery.ops.pad import free_pad
 from surgery.ops.pointwise import BINARY
 from surgery.ops.reduce import DILATED_SINCE, average_by_conv
-from surgery.ops.shape import RESHAPES
-from surgery.ops.window import WINDOWED, statement
+from surgery.ops.resample import free_transposed
+from surgery.ops.resize import free_resize
+from surgery.ops.shape import RESHAPES, free_expand
+from surgery.ops.window import POOLS, SLIDING, statement
+from surgery.rules import Map
 from surgery.shapes import Facts
 from surgery.unbake import free_reshape, take_over
 
 SPACE_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 GRID_NAMES = {1: ("cols",), 2: ("rows", "cols"), 3: ("slices", "rows", "cols")}
 BATCH = "N"
+FREED: dict[str, Callable[[Op, Map, Builder], list[str]]] = {
+    "Pad": free_pad,
+    "Slice": free_slice,
+    "Resize": free_resize,
+    "Upsample": free_resize,
+    "ConvTranspose": free_transposed,
+    "Expand": free_expand,
+}
 
 
 def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Facts) -> list[str]:
@@ -35,10 +48,12 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
         if id(op.node) not in alive or op.outputs[0] not in trunk.maps:
             continue
         build.prefix = op.name
-        if op.kind in WINDOWED and not op.domain:
+        if op.kind in SLIDING and not op.domain:
             notes += free_window(build, op, trunk)
         elif op.kind in RESHAPES:
             notes += free_reshape(build, op, trunk)
+        elif op.kind in FREED and not op.domain:
+            notes += FREED[op.kind](op, trunk.maps[op.inputs[0]], build)
         narrow_constants(build, op, trunk)
         freeze_sizes(build, op, facts)
     for gate in trunk.gates:
@@ -50,17 +65,15 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
 def free_window(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     """Write out what the size or the windows' stride decides: pads of auto_pad, strides, dilations.
 
-    A stride over a single cell becomes 1. Where windows lie closer than the net's own stride, strides
-    turn into dilations, and an AveragePool, which few runtimes can dilate, into a depthwise Conv.
+    A stride over a single cell becomes the least one. Where windows lie closer than the net's own stride,
+    strides turn into dilations, and an AveragePool, which few runtimes can dilate, into a depthwise Conv.
     """
     x = trunk.maps[op.inputs[0]]
     attrs = op.node.attrs
     old = statement(op).slides
     new = list(old)
     for dim, axis in zip(x.axes, x.geometry, strict=True):
-        slide = old[dim - 2]
-        single = op.out_shape()[dim] == 1
-        new[dim - 2] = axis.respaced(replace(slide, stride=1) if single else slide)
+        new[dim - 2] = axis.respaced(old[dim - 2].tightened(axis.cells))
     mode = attrs.pop("auto_pad", "NOTSET")
     notes = [f"{op.kind} {op.name!r}: auto_pad {mode} written out"] if mode not in ("NOTSET", "") else []
     if new == list(old) and not notes:
@@ -70,7 +83,7 @@ def free_window(build: Builder, op: Op, trunk: Trunk) -> list[str]:
             f"{op.kind} {op.name!r}: strides {[o.stride for o in old]} become {[n.stride for n in new]}, "
             f"dilations {[n.dilation for n in new]}"
         )
-        if op.kind != "Conv":
+        if op.kind in POOLS:
             return notes + dilate_pool(build, op, new)
     else:
         notes.append(f"{op.kind} {op.name!r}: strides {[n.stride for n in new]}")
@@ -130,11 +143,15 @@ def refuse_stride(op: Op, why: str) -> Refused:
 
 
 def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
-    """A constant as large as the window that is the same at every position keeps one of them."""
-    if op.kind not in BINARY:
+    """A constant as large as the window that is the same at every position keeps one of them.
+
+    Beside a map (Concat) it is laid out over the map's positions, and so is a gate.
+    """
+    if op.kind not in (*BINARY, "Concat"):
         return
     m = trunk.maps[op.outputs[0]]
-    for i in range(len(op.inputs)):
+    like = next(t for t, n in zip(op.node.inputs, op.inputs, strict=True) if n in trunk.maps)
+    for i, name in enumerate(op.inputs):
         value = op.value(i)
         lead = 0 if value is None else len(m.shape) - value.ndim
         wide = [] if value is None else [a - lead for a in m.axes if a >= lead and value.shape[a - lead] > 1]
@@ -142,6 +159,17 @@ def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
             value = None if value is None else value.take([0], axis)
         if wide and value is not None:
             op.node.inputs[i] = build.constant("uniform", value)
+        if op.kind == "Concat" and name not in trunk.maps:
+            op.node.inputs[i] = laid_out(build, op.node.inputs[i], like, m, batch=value is not None)
+
+
+def laid_out(build: Builder, tensor: Any, like: Any, m: Map, *, batch: bool) -> Any:
+    """A tensor with one cell, repeated over the positions of another (and, if asked, over its batch)."""
+    sides: list[Any] = []
+    for d in range(len(m.shape)):
+        whole = d in m.axes or (d == 0 and batch)
+        sides.append(build.shape_of(like, d, d + 1) if whole else build.ints("one", [1]))
+    return build.emit("Expand", [tensor, build.emit("Concat", sides, {"axis": 0})])
 
 
 def freeze_sizes(build: Builder, op: Op, facts: Facts) -> None:
@@ -189,6 +217,8 @@ def name_dims(graph: gs.Graph, facts: Facts, trunk: Trunk, dims: dict[str, tuple
             for axis, name in zip(facts.axes, names, strict=True):
                 shape[axis] = name
             tensor.shape = shape
+        elif len(tensor.shape or ()) > 1 and tensor.shape[0] == facts.batch:
+            tensor.shape = [BATCH, *tensor.shape[1:]]
     for tensor in graph.outputs:
         if tensor.name in dims:
             tensor.shape = list(dims[tensor.name])

@@ -142,6 +142,21 @@ class Slide:
         last = floor(Fraction(cells - 1 - margin[1] + self.before - (self.extent - 1), self.stride))
         return min(max(first, 0), out), min(max(out - 1 - last, 0), out)
 
+    def tightened(self, cells: int) -> Slide:
+        """The op with the least stride at which it still gives a single output of so many cells.
+
+        A stride over a single output is free, so windows may lie as close as the cells before the op; but
+        one more output at the window's own size would be a neighbour that the original has not. An op
+        that gives more than one output stays as it is.
+
+        >>> Slide(kernel=7, stride=7).tightened(7).stride, Slide(kernel=7, stride=7).tightened(9).stride
+        (1, 3)
+        """
+        tighter = (replace(self, stride=s) for s in range(1, self.stride))
+        if self.lengths(np.array([cells])) != 1:
+            return self
+        return next((op for op in tighter if op.lengths(np.array([cells])) == 1), self)
+
     def taps(self, cells: int, at: int = 0) -> list[tuple[int, int]]:
         """The pairs (tap, input cell) of output `at` that lie inside an input of so many cells."""
         reads = [(t, at * self.stride - self.before + t * self.dilation) for t in range(self.kernel)]
@@ -237,9 +252,8 @@ class Axis:
 
     def slide(self, op: Slide) -> Axis:
         """The axis after a windowed op."""
+        op = op.tightened(self.cells)
         out = int(op.lengths(np.array([self.cells]))[0])
-        if out == 1:
-            op = replace(op, stride=1)  # the stride of a single cell is free
         lengths = np.where(self.lengths < 0, -1, self.respaced(op).lengths(self.lengths))
         margin = op.margin(self.margin, self.cells, out)
         return replace(self, field=self.field.slide(op), margin=margin, cells=out, lengths=lengths)

@@ -24,6 +24,8 @@ def free_gate(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     x = next((v for n in op.inputs if (v := trunk.maps.get(n) or trunk.packed.get(n))), None)
     if x is None:
         return free_features(build, op)
+    if op.kind in REDUCTIONS and 0 in axes_of(op):
+        raise _refused(op, "it reduces over the batch, and returns to the map")
     sums = op.kind == "MatMul" and not any(op.value(i) is not None for i in range(2))
     if sums or op.kind in GLOBAL_POOLS or (op.kind in REDUCTIONS and set(x.axes) <= set(axes_of(op))):
         return []
@@ -35,8 +37,10 @@ def free_gate(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     raise _refused(op)
 
 
-def _refused(op: Op) -> Refused:
-    why = "it takes a number of positions that the window fixes, and returns to the map"
+FIXED = "it takes a number of positions that the window fixes, and returns to the map"
+
+
+def _refused(op: Op, why: str = FIXED) -> Refused:
     return Refused(
         f"cannot free {op.kind} {op.name!r}: {why}. It has no meaning at another size, with --allow-global "
         "or without; the exact engine (--exact) keeps the crops' answers.",
@@ -54,17 +58,17 @@ def pools_all(op: Op) -> bool:
 
 def free_features(build: Builder, op: Op) -> list[str]:
     """A gate's vector has a batch that is free, and is not laid out over the window's positions."""
-    place = f"{op.kind} {op.name!r}"
-    shape = op.out_shape()
-    if op.kind in SPREADS and shape != op.in_shape():
-        lead = len(shape) - len(op.in_shape())
-        if any(a not in (1, b) for a, b in zip(op.in_shape(), shape[lead:], strict=True)):
+    shape, before = op.out_shape(), op.in_shape()
+    if op.kind in SPREADS and shape != before:
+        lead = len(shape) - len(before)
+        if any(a not in (1, b) for a, b in zip(before, shape[lead:], strict=True)):
             raise _refused(op)
+        place = f"{op.kind} {op.name!r}"
         take_over(build, op.node, op.node.inputs[0])
         return [f"{place}: left out, as the map it meets lays it out"]
+    if op.kind in (*RESHAPES, "Transpose") and shape[:1] != before[:1]:
+        raise _refused(op, "it gives up the batch as a dim of its own, and returns to the map")
     if op.kind == "Reshape":
-        if shape[:1] != op.in_shape()[:1]:
-            raise _refused(op)
         take_over(build, op.node, build.reshape(op.node.inputs[0], [0, *shape[1:]]))
     elif op.kind in RESHAPES:
         name_squeezed(build, op)

@@ -16,7 +16,7 @@ from surgery.field import Axis
 from surgery.graph import Op
 from surgery.ops.pointwise import BINARY, UNARY
 from surgery.ops.shape import RESHAPES
-from surgery.ops.window import WINDOWED
+from surgery.ops.window import SLIDING
 from surgery.packed import Never, Packed, packed, settle
 from surgery.rules import EndsTrunk, Map, Mixes, NoRule, geometry, key_of
 from surgery.shapes import Facts
@@ -121,13 +121,19 @@ class _Walker:
             self.ends[op.outputs[0]] = reason(str(end))
             return None
         except NoRule as missing:
-            self.unknown[op.outputs[0]] = reason(str(missing))
+            telling = self.unknown if self._in_trunk(op) else self.ends
+            telling[op.outputs[0]] = reason(str(missing))
             return None
         if folded:
             self.returned += [(op, self.behind[n]) for n in folded]
             return [None if o is None else o.soil() for o in outs]
         self._note_pads(op, outs)
         return outs
+
+    def _in_trunk(self, op: Op) -> bool:
+        """Whether what an op reads may still be a trunk's: a map, or positions apart from features."""
+        rows = [self.packed[n] for n in op.inputs if n in self.packed]
+        return all(any(len(x.dims[d]) <= len(x.geometry) for d in x.axes) for x in rows)
 
     def _value(self, name: str) -> Any:
         for known in (self.maps, self.packed, self.facts.values):
@@ -165,11 +171,18 @@ class _Walker:
             what = f"{name!r} {list(shape)}"
             if op.kind not in RETURNS:
                 raise EndsTrunk(f"{what} sets how it works, and depends on the image or on another input")
+            if op.kind == "MatMul":
+                continue
             lead = len(op.out_shape()) - len(shape)
-            sides = {d - lead for m in maps for d in m.axes} if op.kind != "MatMul" else set()
-            if any(d >= 0 and shape[d] != 1 for d in sides):
-                whose = "was taken from the positions" if name in folded else "is an input of its own"
+            whose = "was taken from the positions" if name in folded else "is an input of its own"
+            if any(d >= lead and shape[d - lead] != 1 for m in maps for d in m.axes):
                 raise EndsTrunk(f"{what} {whose}, and meets the map position by position")
+            if lead and shape and not self._of_all(name):
+                raise EndsTrunk(f"{what} {whose}, and its batch would meet another dim of the map")
+
+    def _of_all(self, name: str) -> bool:
+        """Whether a tensor behind the trunk has no batch: a scale of all images together."""
+        return name in self.behind and self._root(self.behind[name]).kind == "DynamicQuantizeLinear"
 
     def _lean(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor behind the trunk before it was laid out over all positions."""
@@ -233,8 +246,8 @@ class _Walker:
 
     def _rigid(self, op: Op) -> str:
         """Why dilation cannot serve an op that is no windowed one; empty where it can."""
-        x, out = self.maps.get(op.inputs[0]), self.maps.get(op.outputs[0])
-        if x is None or out is None or op.kind in (*WINDOWED, "Pad"):
+        x, out = (self.maps.get(n) for n in (*op.inputs[:1], op.outputs[0])) if op.inputs else (None, None)
+        if x is None or out is None or op.kind in (*SLIDING, "Pad", "Slice"):
             return ""
         for before, after in zip(x.geometry, out.geometry, strict=True):
             if after.field.stride != before.field.stride:
@@ -263,7 +276,7 @@ class _Walker:
             if op.kind not in STRUCTURAL or out.name not in self.maps or out.name in self.facts.outputs:
                 continue
             users = [nodes.get(id(user)) for user in out.outputs]
-            slid = any(u is not None and u.kind in WINDOWED for u in users) and op.kind != "Transpose"
+            slid = any(u is not None and u.kind in SLIDING for u in users) and op.kind != "Transpose"
             if users and all(users) and not slid and op.inputs[0] in self.maps:
                 nodes[id(op.node)] = op
                 head.add(id(op))

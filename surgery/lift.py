@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from surgery.positions import END, materialize, unfolded, view, without_units
 from surgery.rules import Folded, Lifted, Map, NoRule, Refusal, Rows, Source
 from surgery.rules import fold as fold_rules
 from surgery.rules import lift as lift_rules
+from surgery.tokens import Tokens
 
 RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast", "Dropout")
 IN_BATCH = "folded into the batch"
@@ -52,14 +53,18 @@ def lift_head(
     """
     build = Builder(graph, opset, space=len(head.geometry.window))
     refuse_known(head, trunk)
+    refuse_tokens(head, trunk, [o.name for o in graph.outputs if o.name not in trunk.maps])
     lifter = _Lifter(build, trunk, head, tensors, pure_conv)
     rows = [lifter.step(op) for op in head.ops]
-    old = {id(op.node) for op in head.ops}
+    kept = {id(op.node) for op in trunk.gates}  # a gate whose vector the head reads too is there twice
+    old = {id(op.node) for op in head.ops} - kept
     lifted = [o.name for o in graph.outputs if o.name in lifter.values and o.name not in trunk.maps]
     finals = {name: _final(build, name, lifter.values[name]) for name in lifted}
     dims = {name: final.dims for name, final in finals.items()}
     graph.nodes[:] = [n for n in graph.nodes if id(n) not in old]
-    _rename(graph, build, lifter.values, finals, head)
+    _rename(
+        graph, build, lifter.values, finals, {n for op in head.ops if id(op.node) in old for n in op.outputs}
+    )
     if all(row.becomes == "unchanged" for row in rows):
         raise Refused(
             f"nothing to convert: the {len(rows)} ops behind the last map work at every position as they "
@@ -77,6 +82,23 @@ def refuse_known(head: Head, trunk: Trunk) -> None:
         entry = lift_rules.entries.get(key)
         if isinstance(entry, Refusal) and key not in fold_rules.entries:
             raise Refused(refusal(op, entry.why, trunk), node=op.name, op=op.kind, why=entry.why)
+
+
+def refuse_tokens(head: Head, trunk: Trunk, outputs: Sequence[str]) -> None:
+    """Raise Refused where the head works on positions as tokens, or answers for each: no classifier."""
+    found = Tokens(head)
+    if found.why is not None:
+        op, why = found.why
+        raise Refused(refusal(op, why, trunk), node=op.name, op=op.kind, why=why)
+    count = found.answers(outputs)
+    if count > 1:
+        op = next(o for o in reversed(head.ops) if outputs[0] in o.outputs)
+        why = (
+            f"the answer {outputs[0]!r} {list(op.facts.shapes[outputs[0]])} has a row for each of {count} "
+            "positions already: a detector or a segmenter, whose windows would answer over and over. Cut the "
+            "model where its maps are flattened; before that it takes any image size"
+        )
+        raise Refused(refusal(op, why, trunk), node=op.name, op=op.kind, why=why)
 
 
 class _Lifter:
@@ -222,10 +244,9 @@ def _final(build: Builder, name: str, value: Any) -> Lifted:
 
 
 def _rename(
-    graph: gs.Graph, build: Builder, values: dict[str, Any], finals: dict[str, Lifted], head: Head
+    graph: gs.Graph, build: Builder, values: dict[str, Any], finals: dict[str, Lifted], gone: set[str]
 ) -> None:
-    """Give lifted tensors the names of what they were, outputs first."""
-    gone = {name for op in head.ops for name in op.outputs}
+    """Give lifted tensors the names of what they were and is gone, outputs first."""
     outputs = list(graph.outputs)
     for i, old in enumerate(outputs):
         if old.name not in finals:

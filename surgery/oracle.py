@@ -11,9 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from surgery.errors import BadInput
+from surgery.field import Slide
 from surgery.model import Model
 from surgery.rules import Map
-from surgery.session import Session, noise
+from surgery.session import Session, beside, noise
 from surgery.shapes import Facts
 
 SHAPE_ONLY = (
@@ -82,27 +83,44 @@ def fix_at_window(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -
     """Make a windowed op mean at every size what it means at these shapes, in place.
 
     auto_pad would stand for other pads at a larger size; the pads it stands for here follow from the
-    lengths before and behind the op (ONNX Conv). The stride over a single cell means nothing, so windows
-    lie as close as the cells before it.
+    lengths before and behind the op (ONNX Conv). The stride over a single cell becomes the least one.
     """
-    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type not in WINDOWED:
         return
+    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     cells, out = shapes[node.input[0]][2:], shapes[node.output[0]][2:]
+    rank = len(cells)
     kernel = attrs.get("kernel_shape") or shapes[node.input[1]][2:]
-    ones = [1] * len(cells)
-    strides, dilations = attrs.get("strides", ones), attrs.get("dilations", ones)
+    strides, dilations = (attrs.get(name, [1] * rank) for name in ("strides", "dilations"))
+    pads = list(attrs.get("pads", [0] * 2 * rank))
     mode = attrs.get("auto_pad", b"NOTSET").decode()
-    new: dict[str, Any] = {"strides": [1 if o == 1 else s for o, s in zip(out, strides, strict=True)]}
-    if mode not in ("NOTSET", ""):
+    if mode.startswith("SAME"):
         sides = zip(cells, out, kernel, strides, dilations, strict=True)
         total = [max((o - 1) * s + (k - 1) * d + 1 - n, 0) for n, o, k, s, d in sides]
-        small = [0 if mode == "VALID" else t // 2 for t in total]
-        large = [0 if mode == "VALID" else t - t // 2 for t in total]
-        new["pads"] = small + large if mode == "SAME_UPPER" else large + small
-    kept = [a for a in node.attribute if a.name not in (*new, "auto_pad" if "pads" in new else "")]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads = small + large if mode == "SAME_UPPER" else large + small
+    ceil = bool(attrs.get("ceil_mode"))
+    stated = zip(kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
+    slides = [Slide(*side, ceil).tightened(n) for side, n in zip(stated, cells, strict=True)]
+    kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads", "strides")]
     del node.attribute[:]
-    node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in new.items())])
+    node.attribute.extend(kept)
+    node.attribute.append(onnx.helper.make_attribute("pads", pads))
+    node.attribute.append(onnx.helper.make_attribute("strides", [s.stride for s in slides]))
+
+
+def counts_in_window(node: onnx.NodeProto, facts: Facts) -> bool:
+    """Whether an op is given places or sizes in the window's cells, and would mean others elsewhere."""
+    if node.op_type == "Resize":
+        return len(node.input) > 3 and bool(node.input[3])
+    if node.op_type == "Slice":
+        axes = facts.values.get(node.input[3]) if len(node.input) > 3 else None
+        named = (
+            [list(a.ints) for a in node.attribute if a.name == "axes"] if axes is None else [axes.tolist()]
+        )
+        return named != [[1]]
+    settings = {a.name for a in node.attribute} & {"output_shape", "auto_pad"}
+    return node.op_type == "ConvTranspose" and bool(settings)
 
 
 def cut(proto: onnx.ModelProto, inputs: Mapping[str, int], outputs: Sequence[str]) -> onnx.ModelProto:
@@ -213,7 +231,7 @@ class Original:
         for value in self.model.proto.graph.input:
             if value.name != self.facts.image:
                 shape = self.facts.shapes[value.name]
-                feeds[value.name] = np.ones((len(images), *shape[1:]), self.facts.dtypes[value.name])
+                feeds[value.name] = beside((len(images), *shape[1:]), self.facts.dtypes[value.name])
         return feeds
 
     def maps(self, image: NDArray[Any], sources: Sequence[str]) -> Arrays | None:
@@ -233,6 +251,8 @@ class Original:
 
     def _free_trunk(self, sources: Sequence[str]) -> Session | str:
         part = cut(self.model.proto, {}, list(sources))
+        if any(counts_in_window(node, self.facts) for node in part.graph.node):
+            return "baked"
         for node in part.graph.node:
             fix_at_window(node, self.facts.shapes)
         try:

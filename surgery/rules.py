@@ -148,10 +148,10 @@ class EndsTrunk(NoRule):
 class Mixes(NoRule):
     """Raised by a geometry rule: the op mixes the whole image into every cell.
 
-    `result` is what the op gives all the same, if its answer is still a map.
+    `result` is what the op gives all the same: a Map, or what is packed on its way to one.
     """
 
-    def __init__(self, why: str, result: Map) -> None:
+    def __init__(self, why: str, result: Any) -> None:
         super().__init__(why)
         self.result = result
 

@@ -83,6 +83,14 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def beside(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
+    """What is fed to an input beside the image: seeded noise for floats, alike for every image, or ones."""
+    kind = np.dtype(dtype)
+    if kind.kind != "f" or not shape:
+        return np.ones(shape, kind)
+    return np.repeat(noise((1, *shape[1:]), kind, seed=0), shape[0], axis=0)
+
+
 def noise(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:
     """A seeded random image: normal for floats, the full range for unsigned bytes, small for other ints."""
     rng = np.random.default_rng(seed)

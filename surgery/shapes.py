@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from surgery.errors import BadInput, Refused
+from surgery.kernels import refuse_unknown
 from surgery.model import Model, dims_of, dtype_of
-from surgery.rules import key_of
-from surgery.session import Session, noise
+from surgery.packed import BATCH, CONTEXT, Packed, Part, regroup
+from surgery.session import Session, beside, noise
 
 SHAPE_OPS = ("Shape", "Size")
+RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+WINDOWED = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool")
 RANDOM_OPS = (
     "RandomNormal",
     "RandomUniform",
@@ -44,6 +48,11 @@ class Facts:
     dtypes: dict[str, np.dtype[Any]]
     values: dict[str, NDArray[Any]]
     outputs: tuple[str, ...]
+    proto: onnx.ModelProto = field(repr=False)
+
+    def doubled(self, name: str) -> NDArray[Any]:
+        """The value that a tensor computed from shapes would have if every shape were twice as large."""
+        return doubled(self.proto, name, self.values)
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -78,8 +87,37 @@ def observe(model: Model, window: tuple[int, ...] | None = None) -> Facts:
     for tensor in model.proto.graph.initializer:
         array = numpy_helper.to_array(tensor)
         shapes[tensor.name], dtypes[tensor.name], values[tensor.name] = array.shape, array.dtype, array
-    outputs = tuple(o.name for o in model.proto.graph.output)
-    return Facts(image.name, dtype_of(image), shape, shape[0], axes, shapes, dtypes, values, outputs)
+    proto = model.proto
+    axes = axes_by_use(proto.graph, image.name, shapes, axes)
+    outputs = tuple(o.name for o in proto.graph.output)
+    return Facts(image.name, dtype_of(image), shape, shape[0], axes, shapes, dtypes, values, outputs, proto)
+
+
+def doubled(proto: onnx.ModelProto, name: str, values: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The value of a tensor that the image does not reach, if every Shape before it were twice as large."""
+    makers = {o: node for node in proto.graph.node for o in node.output if o}
+    wanted, kept = [name], set()
+    while wanted:
+        node = makers.get(wanted.pop())
+        if node is not None and node.op_type not in SHAPE_OPS and id(node) not in kept:
+            kept.add(id(node))
+            wanted += [i for i in node.input if i]
+    nodes = [n for n in proto.graph.node if id(n) in kept]
+    made = {o for n in nodes for o in n.output}
+    known = {i for n in nodes for i in n.input if i} | {name}
+    feeds = {
+        i: values[i] * (2 if i in makers and makers[i].op_type in SHAPE_OPS else 1) for i in known - made
+    }
+    if name in feeds:
+        return feeds[name]
+    part = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    part.graph.name = "settings"
+    part.graph.node.extend(nodes)
+    for i, value in feeds.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        part.graph.input.append(onnx.helper.make_tensor_value_info(i, kind, None))
+    part.graph.output.append(onnx.ValueInfoProto(name=name))
+    return Session(part, optimize=False).run(feeds)[name]
 
 
 def window_shape(
@@ -113,6 +151,40 @@ def space_axes(dims: tuple[int | str, ...]) -> tuple[int, ...]:
     return tuple(range(2, rank))
 
 
+def axes_by_use(
+    graph: onnx.GraphProto, image: str, shapes: Mapping[str, tuple[int, ...]], default: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Which dims of the image the first windowed op slides over, wherever they were moved before it."""
+    dims = [(Part(n, CONTEXT if d else BATCH, d),) for d, n in enumerate(shapes[image])]
+    seen = {image: Packed(tuple(dims), ())}
+    for node in graph.node:
+        x = next((seen[i] for i in node.input if i in seen), None)
+        shape = shapes.get(node.output[0])
+        if x is None or shape is None:
+            continue
+        if node.op_type in WINDOWED:
+            slid = [p for dim in x.dims[2:] for p in dim if p.size > 1 or len(dim) == 1]
+            whole = len(slid) == len(shape) - 2 and all(p.kind == CONTEXT for p in slid)
+            return tuple(sorted(p.axis for p in slid)) if whole else default
+        moved = _moved(node, x, shape)
+        if moved is not None:
+            seen[node.output[0]] = moved
+    return default
+
+
+def _moved(node: onnx.NodeProto, x: Packed, shape: tuple[int, ...]) -> Packed | None:
+    """Where the dims of a tensor went in a node that renames or keeps them."""
+    if node.op_type == "Transpose":
+        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(len(shape)))[::-1])
+        return Packed(tuple(x.dims[p] for p in perm), ())
+    if node.op_type in RENAMING:
+        return regroup(x, shape)
+    if len(shape) != len(x.dims) or any(len(dim) != 1 for dim in x.dims):
+        return x if shape == x.shape else None
+    sized = ((replace(dim[0], size=n),) for dim, n in zip(x.dims, shape, strict=True))
+    return Packed(tuple(sized), ())
+
+
 def static_tensors(graph: onnx.GraphProto, image: str) -> set[str]:
     """The tensors that depend on weights and on shapes, and on no pixel."""
     moving = {v.name for v in graph.input} | {image}
@@ -135,12 +207,12 @@ def captured(node: onnx.NodeProto) -> set[str]:
 
 
 def feeds_for(model: Model, image: onnx.ValueInfoProto, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
-    """Noise for the image, and ones for every other input."""
+    """Noise for the image, and what is fed to every other input."""
     feeds = {image.name: noise(shape, dtype_of(image), seed=0)}
     for value in model.proto.graph.input:
         if value.name != image.name:
             dims = [d if isinstance(d, int) else shape[0] for d in dims_of(value)]
-            feeds[value.name] = np.ones(dims, dtype_of(value))
+            feeds[value.name] = beside(dims, dtype_of(value))
     return feeds
 
 
@@ -153,23 +225,7 @@ def run_all(proto: onnx.ModelProto, feeds: dict[str, NDArray[Any]]) -> dict[str,
     del probe.graph.value_info[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
-        session = Session(probe, optimize=False)
+        return {**feeds, **Session(probe, optimize=False).run(feeds)}
     except BadInput as error:
         refuse_unknown(proto, error)
         raise
-    return {**feeds, **session.run(feeds)}
-
-
-def refuse_unknown(proto: onnx.ModelProto, error: BadInput) -> None:
-    """Raise Refused at the first op that neither ONNX nor the runtime that complained of it knows."""
-    for node in proto.graph.node:
-        if not onnx.defs.has(node.op_type, domain=key_of(node.domain, "")[0]) and node.op_type in str(error):
-            name = node.name or node.output[0]
-            where = f"of domain {node.domain!r}" if node.domain else "of the standard domain"
-            raise Refused(
-                f"cannot convert {node.op_type} {name!r} {where}: onnxruntime has no such op, so the model "
-                "cannot be run, and nothing could be proven. Replace it by standard ops in the export.",
-                node=name,
-                op=node.op_type,
-                why=f"an op {where} that onnxruntime does not know",
-            ) from error

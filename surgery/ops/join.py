@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph import Builder, Op
+from surgery.ops.cut import crop
 from surgery.ops.pointwise import check_uniform, meet
 from surgery.positions import END, align, beside, materialize, view
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, geometry, lift
@@ -30,7 +31,6 @@ def concat_maps(op: Op, inputs: list[Any]) -> Map:
     for value in inputs:
         if isinstance(value, np.ndarray):
             check_uniform(value, joined)
-            raise NoRule("it joins a constant to a map: its size is fixed to the window's")
     return joined
 
 
@@ -41,6 +41,8 @@ def part_of_map(op: Op, inputs: list[Any]) -> Any:
     if not isinstance(x, Map) or any(isinstance(i, Map) for i in inputs[1:]):
         raise NoRule("the places it takes depend on the image")
     axes = taken_axes(op)
+    if op.kind == "Slice" and 0 not in axes and set(axes) & set(x.axes):
+        return crop(op, x)
     if 0 in axes or set(axes) & set(x.axes):
         raise EndsTrunk("it takes a part of the positions, or of the batch")
     if op.kind == "Gather" and np.ndim(inputs[1]) != 1:

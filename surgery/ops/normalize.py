@@ -53,6 +53,15 @@ def soft_axes(op: Op) -> tuple[int, ...]:
 @geometry.rule("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization")
 def over_space(op: Op, inputs: list[Any]) -> Map:
     """Statistics over all positions."""
+    x: Map = inputs[0]
+    if op.kind == "MeanVarianceNormalization":
+        axes = {a % len(x.shape) for a in op.attr("axes")}
+        if 0 in axes:
+            raise NoRule("it takes its statistics from all images of a batch together; name axes without 0")
+        if not axes & set(x.axes):
+            return x.with_shape(op.out_shape())
+    elif 1 in x.axes:
+        raise NoRule("its channels are positions")
     raise Mixes("it takes its statistics from the whole image", inputs[0].with_shape(op.out_shape()))
 
 
@@ -64,6 +73,8 @@ def over_last_dims(op: Op, inputs: list[Any]) -> Map:
     axis = int(op.attr("axis")) % rank
     normalised = {axis} if op.kind == "LpNormalization" else set(range(axis, rank))
     if normalised & set(x.axes):
+        if any(isinstance(v, np.ndarray) and v.size > 1 for v in inputs[1:]):
+            raise NoRule("it has a scale for each position of the window")
         raise Mixes("it takes its statistics from the whole image", x.with_shape(op.out_shape()))
     return x.with_shape(op.out_shape())
 

@@ -75,9 +75,22 @@ def permute(op: Op, inputs: list[Any]) -> Map:
 
 
 @geometry.rule("Expand", "Tile")
-def repeat_cells(op: Op, inputs: list[Any]) -> Map:
-    """The size it repeats to is the window's, so it ends the trunk."""
-    raise EndsTrunk("it repeats what it reads to a size that the window fixes")
+def repeat_features(op: Op, inputs: list[Any]) -> Map:
+    """Features may be repeated; positions may not."""
+    x, shape = inputs[0], op.out_shape()
+    if not isinstance(x, Map) or not isinstance(inputs[1], np.ndarray):
+        raise NoRule("the size it repeats to depends on the image")
+    if len(shape) != len(x.shape) or any(shape[d] != x.shape[d] for d in (0, *x.axes)):
+        raise EndsTrunk("it repeats what it reads to a size that the window fixes")
+    return x.with_shape(shape)
+
+
+def free_expand(op: Op, m: Map, build: Builder) -> list[str]:
+    """An Expand leaves the batch and the positions as many as they are."""
+    kept = {0, *m.axes}
+    sizes = [1 if d in kept else n for d, n in enumerate(op.out_shape())]
+    op.node.inputs[1] = build.ints("features", sizes)
+    return []
 
 
 def permutation(op: Op) -> list[int]:
