@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from surgery.dynamic import BATCH, freeze_sizes, narrow_constants, write_slides
+from surgery.dynamic import BATCH, freeze_sizes, narrow_constants, pad_apart, write_slides
 from surgery.errors import Refused
-from surgery.exact import Plan, Planned, Strips
+from surgery.exact import Plan, Planned
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.mosaic import Ints, Step
-from surgery.ops.window import statement
+from surgery.ops.pad import pad_value
+from surgery.ops.window import POOLS, statement
+from surgery.parting import Parting, rows_at_once
 from surgery.positions import without_units
 from surgery.rules import Map
 from surgery.shapes import Facts
-
-PADDED_WITH_LOWEST = ("MaxPool",)
 
 
 def assemble(
@@ -44,6 +45,7 @@ def assemble(
         if op.outputs[0] in moving:
             build.prefix = op.name
             writer.free_batch(op, moving)
+    writer.open(rest, moving)
     return writer.unfold(moving)
 
 
@@ -56,6 +58,13 @@ def moving_names(rest: Sequence[Op], trunk: Trunk, facts: Facts) -> set[str]:
     return moving
 
 
+def border_value(op: Op, dtype: Any) -> Any:
+    """What an op sees beyond a window's border: the least number for MaxPool, a Pad's own, else 0."""
+    if op.kind == "MaxPool":
+        return np.finfo(dtype).min if np.dtype(dtype).kind == "f" else np.iinfo(dtype).min
+    return pad_value(op) if op.kind == "Pad" else 0
+
+
 class _Writer:
     def __init__(
         self, build: Builder, trunk: Trunk, facts: Facts, plan: Plan, current: dict[str, Any]
@@ -66,9 +75,9 @@ class _Writer:
         self.facts = facts
         self.plan = plan
         self.current = current
-        self.strips: dict[str, Strips] = {facts.image: plan.image, **plan.strips()}
+        strips = {facts.image: plan.image, **plan.strips()}
+        self.parting = Parting(build, trunk.maps, strips, current)
         self.made: dict[Any, Any] = {}
-        self.folded: dict[str, Any] = {}
         self.names = [str(o.name) for o in build.graph.outputs]
 
     def once(self, call: tuple[str, list[Any], dict[str, Any]]) -> Any:
@@ -120,16 +129,33 @@ class _Writer:
         m = self.maps[op.inputs[0]]
         tensor = self.gather(self.current[op.inputs[0]], m, [s.gather for s in steps])
         op.node.inputs[0] = self._masked(tensor, m, steps, op)
+        if op.kind == "Pad":
+            self._pad_ends(op, m, steps)
+            return
         slides = list(statement(op).slides)
         for dim, step in zip(m.axes, steps, strict=True):
             slides[dim - 2] = step.slide
         for name in ("auto_pad", "ceil_mode"):
             op.node.attrs.pop(name, None)
         counted = bool(op.attr("count_include_pad"))
+        if op.kind in POOLS and any(max(s.before, s.after) >= s.kernel for s in slides):
+            op.node.inputs[0] = pad_apart(self.build, op, slides)
+            slides = [replace(s, before=0, after=0) for s in slides]
         write_slides(op, slides)
         if op.kind == "AveragePool":
             op.node.attrs["count_include_pad"] = 1
             self._divide(op, m, steps, counted)
+
+    def _pad_ends(self, op: Op, m: Map, steps: tuple[Step, ...]) -> None:
+        """Pad what is stored at its two ends only: the borders in between were set already."""
+        pads = [0] * (2 * len(m.shape))
+        for axis, step in zip(m.axes, steps, strict=True):
+            pads[axis], pads[axis + len(m.shape)] = step.slide.before, step.slide.after
+        if self.build.opset < 11:
+            op.node.attrs["pads"] = pads
+            return
+        value = np.asarray(pad_value(op), self.facts.dtypes[op.inputs[0]]).reshape(())
+        op.node.inputs = [op.node.inputs[0], self.build.ints("pads", pads), self.constant("border", value)]
 
     def _masked(self, tensor: Any, m: Map, steps: tuple[Step, ...], op: Op) -> Any:
         """The tensor with the op's padding value wherever a window's border must be seen."""
@@ -137,8 +163,7 @@ class _Writer:
         if all(v is None for v in valid):
             return tensor
         dtype = self.facts.dtypes[op.inputs[0]]
-        lowest = np.finfo(dtype).min if np.dtype(dtype).kind == "f" else np.iinfo(dtype).min
-        value = np.array(lowest if op.kind in PADDED_WITH_LOWEST else 0, dtype)
+        value = np.asarray(border_value(op, dtype), dtype).reshape(())
         rank = len(m.shape)
         sides = []
         for axis, v in zip(m.axes, valid, strict=True):
@@ -184,43 +209,26 @@ class _Writer:
     # -------------------------------------------------------------- windows as a batch
 
     def part_windows(self, rest: Sequence[Op]) -> None:
-        """Let the rest read windows, folded into the batch, wherever it read the mosaic."""
+        """Let the rest read windows wherever it read the mosaic."""
         stored = set(self.current)
         for op in rest:
             for i, name in enumerate(op.inputs):
-                if name not in stored:
-                    continue
-                self.build.prefix = name
-                op.node.inputs[i] = self.windows(name)
+                if name in stored:
+                    op.node.inputs[i] = self.parting.door(name)
         for i, tensor in enumerate(self.build.graph.outputs):
             if tensor.name in stored:
-                self.build.graph.outputs[i] = self.windows(tensor.name)
+                self.build.graph.outputs[i] = self.parting.door(tensor.name)
 
-    def windows(self, name: str) -> Any:
-        """Every window of a stored tensor: `[N * windows, ...]`, one behind the other."""
-        if name not in self.folded:
-            m, grid = self.maps[name], self.plan.grid
-            ways = [s.index().ravel() for s in self.strips[name]]
-            whole = [
-                w.size == s.length and bool((w == np.arange(w.size)).all())
-                for w, s in zip(ways, self.strips[name], strict=True)
-            ]
-            tensor = self.gather(
-                self.current[name], m, [None if w else way for w, way in zip(whole, ways, strict=True)]
-            )
-            dims: list[int] = [0]
-            ends: list[int] = [0]
-            inner: list[int] = []
-            for d in range(1, len(m.shape)):
-                if d in m.axes:
-                    ends.append(len(dims))
-                    dims.append(grid[m.axes.index(d)])
-                inner.append(len(dims))
-                dims.append(m.shape[d])
-            order = [0, *(ends[1:][sorted(m.axes).index(a)] for a in m.axes), *inner]
-            split = self.build.transpose(self.build.reshape(tensor, dims), order)
-            self.folded[name] = self.build.reshape(split, [-1, *m.shape[1:]])
-        return self.folded[name]
+    def open(self, rest: Sequence[Op], moving: set[str]) -> None:
+        """Give the rest its windows, the body of the net a few rows of the grid at a time."""
+        gates = {id(op) for op in self.trunk.gates}
+        body = [
+            op for op in rest if op.outputs[0] in moving and (op.outputs[0] in self.maps or id(op) in gates)
+        ]
+        rows = self.plan.grid[0]
+        whole = any(isinstance(v, gs.Graph) for op in body for v in op.node.attrs.values())
+        step = rows if whole else rows_at_once(body, self.facts, self.plan.grid)
+        self.parting.open(rows, step, {n for op in body for n in op.outputs if n})
 
     def free_batch(self, op: Op, moving: set[str]) -> None:
         """Let an op of the rest take more samples than the original's own batch."""
@@ -271,13 +279,13 @@ class _Writer:
         space = self.build.space
         units = sum(1 for d in shape if d == 1)
         features = without_units(shape) if units >= space and len(shape) > 1 else shape
-        split = self.build.reshape(tensor, [-1, *self.plan.grid, *features])
-        order = [0, *range(space + 1, space + 1 + len(features)), *range(1, space + 1)]
+        split = self.build.reshape(tensor, [*self.plan.grid, -1, *features])
+        order = [space, *range(space + 1, space + 1 + len(features)), *range(space)]
         out = self.build.emit("Transpose", [split], {"perm": order})
-        old = self.build.graph.outputs[i]
         dtype = self.facts.dtypes[name]
-        if old.name == name:
-            old.name = self.build.fresh(f"{name}/windows")
+        for old in (self.build.graph.outputs[i], self.current.get(name)):
+            if old is not None and old.name == name:
+                old.name = self.build.fresh(f"{name}/windows")
         out.name, out.dtype = name, dtype
         out.shape = [BATCH, *features, *self.plan.grid]
         self.build.graph.outputs[i] = out

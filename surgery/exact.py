@@ -13,9 +13,11 @@ from math import prod
 from typing import Any
 
 from surgery.cost import Costs
+from surgery.field import Slide
 from surgery.geometry import Trunk
 from surgery.graph import Op
 from surgery.mosaic import Ints, Reach, Step, Strip, join, slide
+from surgery.ops.pad import pads_of
 from surgery.ops.pointwise import BINARY
 from surgery.ops.window import WINDOWED, statement
 from surgery.rules import Map
@@ -145,6 +147,22 @@ def choose(
     return best[0], best[1], plain
 
 
+def slides_of(op: Op, m: Map) -> tuple[Slide, ...] | None:
+    """How a windowed op slides along each axis of the map it reads; None for an op that does not.
+
+    A Pad of constants is a window of one cell, with padding.
+    """
+    if op.kind in WINDOWED and not op.domain:
+        slides = statement(op).slides
+        return tuple(slides[d - 2] for d in m.axes)
+    if op.kind != "Pad" or (op.attr("mode") or "constant") != "constant":
+        return None
+    pads = pads_of(op)
+    if any(min(p) < 0 or (any(p) and d not in m.axes) for d, p in enumerate(pads)):
+        return None
+    return tuple(Slide(1, before=pads[d][0], after=pads[d][1]) for d in m.axes)
+
+
 def area(steps: Sequence[Step]) -> int:
     """Cells stored of what comes out."""
     return prod(s.out.length for s in steps)
@@ -166,7 +184,7 @@ class _Planner:
 
     def place(self, op: Op, maps: list[str], known: dict[str, Strips]) -> Planned | None:
         """The op over the mosaic, or None where it has none."""
-        if op.kind in WINDOWED and not op.domain:
+        if self._slides(op):
             steps = self._window(op, known[op.inputs[0]])
             return Planned(op, tuple(s.out for s in steps), steps=steps)
         ins, out = [self.maps[n] for n in maps], self.maps[op.outputs[0]]
@@ -199,12 +217,16 @@ class _Planner:
 
     def _run(self, op: Op, strips: Strips, inside: Sequence[Op], exits: Sequence[Op]) -> tuple[Step, ...]:
         """Steps along all axes with room for these ops behind this one."""
-        x, out = self.maps[op.inputs[0]], self.maps[op.outputs[0]]
-        slides = statement(op).slides
+        out = self.maps[op.outputs[0]]
         steps = []
-        for k, (strip, dim) in enumerate(zip(strips, x.axes, strict=True)):
-            steps.append(self._slide(strip, slides[dim - 2], self._reach(out, k, inside, exits)))
+        for k, (strip, way) in enumerate(zip(strips, self._slides(op), strict=True)):
+            steps.append(self._slide(strip, way, self._reach(out, k, inside, exits)))
         return tuple(steps)
+
+    def _slides(self, op: Op) -> tuple[Slide, ...]:
+        """The windowed op's slides along each axis; none for any other op."""
+        m = self.maps.get(op.inputs[0])
+        return (slides_of(op, m) or ()) if m is not None else ()
 
     def _slide(self, strip: Strip, op: Any, reach: Reach) -> Step:
         key = (id(strip), op, reach)
@@ -219,15 +241,15 @@ class _Planner:
         margin = _widest(margins)
         grow = (margin[0] - axis.margin[0], margin[1] - axis.margin[1])
         margin = _widest([margin, *(self._read_by(o, k, axis.cells) for o in exits)])
-        slides = [statement(o).slides[out.axes[k] - 2] for o in inside if o.kind in WINDOWED]
+        slides = [self._slides(o)[k] for o in inside if self._slides(o)]
         pad = max([max(s.before, s.after) for s in slides], default=0)
-        strides = [statement(o).slides[out.axes[k] - 2].stride for o in exits]
+        strides = [self._slides(o)[k].stride for o in exits]
         return Reach(margin, grow, pad, max(strides, default=1))
 
     def _read_by(self, op: Op, k: int, cells: int) -> tuple[int, int]:
         """How many cells at the start and end the soiled outputs of an op read."""
         out = self.maps[op.outputs[0]]
-        slide, axis = statement(op).slides[out.axes[k] - 2], out.geometry[k]
+        slide, axis = self._slides(op)[k], out.geometry[k]
         a, b = axis.margin
         first = (a - 1) * slide.stride + slide.extent - slide.before if a else 0
         last = cells - ((axis.cells - b) * slide.stride - slide.before) if b else 0
@@ -239,15 +261,14 @@ class _Planner:
         queue = [op]
         while queue:
             for user in [u for n in queue.pop().outputs for u in self.users.get(n, [])]:
-                if user.outputs[0] in self.maps and user.kind in WINDOWED:
+                if user.outputs[0] in self.maps and self._slides(user):
                     found[id(user)] = user
                 elif user.outputs[0] in self.maps:
                     queue.append(user)
         return list(found.values())
 
-    @staticmethod
-    def _skips(op: Op) -> bool:
-        return op.kind in WINDOWED and any(s.stride > 1 for s in statement(op).slides)
+    def _skips(self, op: Op) -> bool:
+        return any(s.stride > 1 for s in self._slides(op))
 
     def _reachable(self, op: Op) -> tuple[list[Op], list[Op]]:
         key = ("reach", id(op))

@@ -1,0 +1,162 @@
+"""Where the windows part: every window of a stored tensor as a sample of a batch.
+
+The batch is ordered by the grid, rows before columns, images last. The body of the net runs on a few
+rows of the grid at a time, since a batch whose activations leave the cache is slower than a small one;
+what its rows give is put one behind the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from surgery.exact import Strips
+from surgery.graph import Builder, Op
+from surgery.mosaic import Ints
+from surgery.rules import Map
+from surgery.shapes import Facts
+
+CACHE = 2**23  # bytes of the largest activation of one group of windows
+GROUPS = 16  # more would make the graph large
+SLICES = 64  # windows taken one by one; beyond, a gather is the smaller graph
+
+
+def rows_at_once(body: Sequence[Op], facts: Facts, grid: tuple[int, ...]) -> int:
+    """How many rows of the grid the body runs on at a time."""
+    largest = max((_bytes(n, facts) for op in body for n in op.outputs if n in facts.shapes), default=0)
+    fit = max(1, int(CACHE // max(1, largest * prod(grid[1:]))))
+    return min(grid[0], max(fit, -(-grid[0] // GROUPS)))
+
+
+def _bytes(name: str, facts: Facts) -> int:
+    return prod(facts.shapes[name]) * facts.dtypes[name].itemsize // facts.batch
+
+
+def take_windows(build: Builder, tensor: Any, m: Map, index: Sequence[Ints]) -> Any:
+    """The windows at these stored places of each axis, as a batch: `[windows * N, ...]`."""
+    count = prod(len(i) for i in index)
+    if count <= SLICES and all((np.diff(i, axis=1) == 1).all() for i in index):
+        return _sliced(build, tensor, m, index)
+    for axis, places in zip(m.axes, index, strict=True):
+        tensor = build.emit("Gather", [tensor, build.ints("windows", places.ravel())], {"axis": axis})
+    dims: list[int] = [0]
+    grid_at: dict[int, int] = {}
+    inner: list[int] = []
+    for d in range(1, len(m.shape)):
+        if d in m.axes:
+            grid_at[d] = len(dims)
+            dims.append(len(index[m.axes.index(d)]))
+        inner.append(len(dims))
+        dims.append(m.shape[d])
+    split = build.reshape(tensor, dims)
+    order = [*(grid_at[a] for a in m.axes), 0, *inner]
+    return build.reshape(build.transpose(split, order), [-1, *m.shape[1:]])
+
+
+def _sliced(build: Builder, tensor: Any, m: Map, index: Sequence[Ints]) -> Any:
+    starts = np.stack(np.meshgrid(*(i[:, 0] for i in index), indexing="ij"), axis=-1)
+    cells = [i.shape[1] for i in index]
+    parts = []
+    for start in starts.reshape(-1, len(index)).tolist():
+        ends = [a + n for a, n in zip(start, cells, strict=True)]
+        parts.append(build.slice(tensor, start, ends, m.axes))
+    return parts[0] if len(parts) == 1 else build.emit("Concat", parts, {"axis": 0})
+
+
+class Parting:
+    """The places where the rest reads windows, until it is known how many at a time."""
+
+    def __init__(
+        self, build: Builder, maps: dict[str, Map], strips: dict[str, Strips], current: dict[str, Any]
+    ) -> None:
+        self.build = build
+        self.maps = maps
+        self.strips = strips
+        self.current = current
+        self.doors: dict[str, gs.Variable] = {}
+        self.parted: dict[tuple[str, int, int], Any] = {}
+
+    def door(self, name: str) -> gs.Variable:
+        """A tensor that stands for the windows of a stored one."""
+        if name not in self.doors:
+            self.doors[name] = gs.Variable(self.build.fresh(f"{name}/windows"))
+        return self.doors[name]
+
+    def windows(self, name: str, first: int, last: int) -> Any:
+        """The windows of some rows of the grid."""
+        key = (name, first, last)
+        if key not in self.parted:
+            self.build.prefix = name
+            index = [s.index() for s in self.strips[name]]
+            index[0] = index[0][first:last]
+            self.parted[key] = take_windows(self.build, self.current[name], self.maps[name], index)
+        return self.parted[key]
+
+    def open(self, rows: int, step: int, body: set[str]) -> None:
+        """Let the body, which makes the tensors of these names, read `step` rows of the grid at a time.
+
+        All else reads all `rows` at once.
+        """
+        graph = self.build.graph
+        if step < rows:
+            graph.toposort()
+            nodes, ends = self._body(body)
+            groups = [self._copy(nodes, a, min(a + step, rows)) for a in range(0, rows, step)]
+            for end in ends:
+                self.build.prefix = end.name
+                whole = self.build.emit("Concat", [made[id(end)] for made in groups], {"axis": 0})
+                self._replace(end, whole, {id(n) for n in nodes})
+            dropped = {id(n) for n in nodes}
+            graph.nodes[:] = [n for n in graph.nodes if id(n) not in dropped]
+        for name, door in self.doors.items():
+            if door.outputs:
+                self._replace(door, self.windows(name, 0, rows), set())
+
+    def _body(self, body: set[str]) -> tuple[list[Any], list[Any]]:
+        """The nodes between the doors and what the body gives to others, in order, and those tensors."""
+        moving = {id(d) for d in self.doors.values()}
+        behind = []
+        for node in self.build.graph.nodes:
+            if any(id(t) in moving for t in node.inputs):
+                behind.append(node)
+                moving |= {id(t) for t in node.outputs}
+        made = [t for n in behind for t in n.outputs if t.name in body]
+        mine = {id(t.inputs[0]) for t in made}
+        outputs = {id(o) for o in self.build.graph.outputs}
+        needed = {id(t) for t in made if id(t) in outputs or any(id(u) not in mine for u in t.outputs)}
+        nodes, wanted = [], set(needed)
+        for node in reversed(behind):
+            if any(id(t) in wanted for t in node.outputs):
+                nodes.append(node)
+                wanted |= {id(t) for t in node.inputs}
+        kept = {id(n) for n in nodes}
+        ends = [t for t in made if id(t) in outputs or any(id(u) not in kept for u in t.outputs)]
+        return nodes[::-1], ends
+
+    def _copy(self, nodes: list[Any], first: int, last: int) -> dict[int, Any]:
+        """The nodes once more, on some rows of the grid; their tensors by the id of those they stand for."""
+        made: dict[int, Any] = {
+            id(d): self.windows(n, first, last) for n, d in self.doors.items() if d.outputs
+        }
+        for node in nodes:
+            outputs = [
+                gs.Variable(self.build.fresh(f"{t.name}/{first}"), dtype=t.dtype) for t in node.outputs
+            ]
+            made.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
+            inputs = [made.get(id(t), t) for t in node.inputs]
+            name = self.build.fresh(f"{node.name}/{first}")
+            self.build.graph.nodes.append(
+                gs.Node(node.op, name, dict(node.attrs), inputs, outputs, domain=node.domain)
+            )
+        return made
+
+    def _replace(self, old: Any, new: Any, except_in: set[int]) -> None:
+        for user in list(old.outputs):
+            if id(user) not in except_in:
+                user.inputs = [new if t is old else t for t in user.inputs]
+        outputs = self.build.graph.outputs
+        outputs[:] = [new if o is old else o for o in outputs]
