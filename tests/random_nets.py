@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import law
 from hypothesis import strategies as st
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -34,6 +35,12 @@ class Trunk:
         self.weights.append(f"float{list(shape)} {name}")
         return name
 
+    def constant(self, kind: str, values: str) -> str:
+        """Declare a constant by its ONNX text."""
+        name = f"w{len(self.weights)}"
+        self.weights.append(f"{kind} {name} = {{{values}}}")
+        return name
+
     def text(self, out: str, *, batch: int = 1) -> str:
         """The net as ONNX text; `out` is the name of its output."""
         header = '<ir_version: 8, opset_import: ["": 13]>'
@@ -54,12 +61,13 @@ class Side:
     after: int
 
     def out(self, cells: int, ceil: bool) -> int:
-        """How many outputs, as the ONNX documentation of MaxPool gives it."""
+        """How many outputs it gives."""
+        return law.outputs(cells, self.kernel, self.stride, self.dilation, (self.before, self.after), ceil)
+
+    def drops(self, cells: int) -> bool:
+        """Whether ceil_mode would begin a last output in the padding, which shape inference overlooks."""
         room = cells + self.before + self.after - (self.kernel - 1) * self.dilation - 1
-        if not ceil:
-            return room // self.stride + 1
-        out = -(-room // self.stride) + 1
-        return out - ((out - 1) * self.stride >= cells + self.before)
+        return -(-room // self.stride) * self.stride >= cells + self.before
 
 
 def draw_side(
@@ -109,6 +117,7 @@ def pool(draw: Draw, trunk: Trunk, *, pads: bool, ceil: bool) -> None:
     sides = [
         draw_side(draw, n, pads=pads, dilated=largest, strided=True, below_kernel=True) for n in trunk.cells
     ]
+    up = up and not any(s.drops(n) for s, n in zip(sides, trunk.cells, strict=True))
     more = {"ceil_mode": int(up)}
     if not largest:
         more["count_include_pad"] = draw(st.integers(0, 1))
