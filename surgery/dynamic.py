@@ -58,6 +58,9 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
         freeze_sizes(build, op, facts)
     for gate in trunk.gates:
         build.prefix = gate.name
+        if gate.outputs[0] in trunk.packed:
+            narrow_constants(build, gate, trunk)
+            freeze_sizes(build, gate, facts)
         notes += free_gate(build, gate, trunk)
     return notes
 
@@ -149,8 +152,8 @@ def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
     """
     if op.kind not in (*BINARY, "Concat"):
         return
-    m = trunk.maps[op.outputs[0]]
-    like = next(t for t, n in zip(op.node.inputs, op.inputs, strict=True) if n in trunk.maps)
+    m = trunk.maps.get(op.outputs[0]) or trunk.packed[op.outputs[0]]
+    like = next((t for t, n in zip(op.node.inputs, op.inputs, strict=True) if n in trunk.maps), None)
     for i, name in enumerate(op.inputs):
         value = op.value(i)
         lead = 0 if value is None else len(m.shape) - value.ndim
@@ -159,7 +162,7 @@ def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
             value = None if value is None else value.take([0], axis)
         if wide and value is not None:
             op.node.inputs[i] = build.constant("uniform", value)
-        if op.kind == "Concat" and name not in trunk.maps:
+        if op.kind == "Concat" and isinstance(m, Map) and name not in trunk.maps:
             op.node.inputs[i] = laid_out(build, op.node.inputs[i], like, m, batch=value is not None)
 
 

@@ -116,7 +116,7 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
     sources = sources_of(trunk)
     if not sources:
         raise Refused(nothing_folded(trunk, facts), why="it is already fully convolutional")
-    own = net_stride(sources)
+    own = net_stride([*sources.values(), *taken_of(trunk, facts)])
     wanted = own if stride is None else stride
     if len(wanted) != len(own):
         raise BadInput(f"the stride {list(wanted)} has {len(wanted)} sides, the image {len(own)}.")
@@ -184,9 +184,14 @@ def nothing_folded(trunk: Trunk, facts: Facts) -> str:
     )
 
 
-def net_stride(sources: dict[str, Map]) -> tuple[int, ...]:
+def taken_of(trunk: Trunk, facts: Facts) -> list[Map]:
+    """The maps that are outputs of the model."""
+    return [trunk.maps[n] for n in facts.outputs if n in trunk.maps]
+
+
+def net_stride(maps: Sequence[Map]) -> tuple[int, ...]:
     """Pixels between neighbouring windows: the least by which every map moves by whole periods."""
-    sides = zip(*(m.geometry for m in sources.values()), strict=True)
+    sides = zip(*(m.geometry for m in maps), strict=True)
     return tuple(lcm(*(axis.field.period for axis in axes)) for axes in sides)
 
 

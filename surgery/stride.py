@@ -24,7 +24,7 @@ from surgery.dynamic import GRID_NAMES
 from surgery.errors import BadInput, Refused
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
-from surgery.head import Geometry, Head
+from surgery.head import Geometry, Head, check_refinable
 from surgery.model import Model, ModelLike, dims_of, metadata_of, read
 from surgery.ops.window import SLIDING, statement
 from surgery.positions import END
@@ -77,6 +77,8 @@ def fragment(
             node=taken[0],
             why=why,
         )
+    check_refinable(trunk)
+    refuse_skips(ops, trunk)
     build = Builder(graph, opset, space=len(wanted))
     made: dict[tuple[str, tuple[Phases, ...]], Any] = {}
     behind = {id(op) for op in head.ops}
@@ -95,6 +97,21 @@ def fragment(
         build.prefix = name
         read[name] = _shifted(build, tensors[name], m, head.stride_in_cells(m), wanted, made)
     return read
+
+
+def refuse_skips(ops: Sequence[Op], trunk: Trunk) -> None:
+    """Raise Refused where a Slice skips cells, which a fragment's shift would bring back."""
+    for op in ops:
+        if op.kind != "Slice" or op.outputs[0] not in trunk.maps:
+            continue
+        if trunk.maps[op.outputs[0]].stride != trunk.maps[op.inputs[0]].stride:
+            why = "it skips cells by its steps"
+            raise Refused(
+                f"--stride-form fragments: Slice {op.name!r}: {why}. Use --stride-form dilated.",
+                node=op.name,
+                op=op.kind,
+                why=why,
+            )
 
 
 def _shifted(

@@ -43,6 +43,15 @@ def each_value(op: Op, inputs: list[Any]) -> list[Packed | None]:
     return [_only(inputs), *[None] * (len(op.outputs) - 1)]
 
 
+@packed.rule("QuantizeLinear", "DequantizeLinear")
+def one_scale(op: Op, inputs: list[Any]) -> Packed:
+    """One scale for all values."""
+    x = _only(inputs)
+    if not isinstance(inputs[1], np.ndarray) or inputs[1].size != 1:
+        raise NoRule("its scale differs along a dim that holds several things, or depends on the image")
+    return x
+
+
 @packed.rule(*BINARY)
 def value_by_value(op: Op, inputs: list[Any]) -> Packed:
     """Value meets value: dims that hold the same; a constant must be the same at every position."""
