@@ -156,7 +156,8 @@ class _Walker:
             raise EndsTrunk("it reads positions that lie in one row")
         seen = [Packed.of(i) if isinstance(i, (Map, Packed)) else i for i in inputs]
         try:
-            return [settle(out) for out in _listed(packed.look_up(*key)(op, seen))]
+            outs = _listed(packed.look_up(*key)(op, seen))
+            return [None if out is None else settle(out) for out in outs]
         except Mixes as mixed:
             raise Mixes(str(mixed), settle(mixed.result)) from mixed
 

@@ -77,6 +77,13 @@ def lift_head(
 
 def refuse_known(head: Head, trunk: Trunk) -> None:
     """Raise Refused at an op that no rule can follow: it says more than what leads to it."""
+    for reason in trunk.never:
+        raise Refused(
+            f"cannot convert {reason}. The exact engine (--exact) keeps the crops' answers.",
+            node=reason.node,
+            op=reason.op,
+            why=reason.why,
+        )
     for op in head.ops:
         key = (op.domain, op.kind)
         entry = lift_rules.entries.get(key)
@@ -213,8 +220,7 @@ def refusal(op: Op, why: str, trunk: Trunk) -> str:
     before = f" Before it the trunk had already ended at {earlier}." if earlier else ""
     return (
         f"cannot lift {op.kind} {op.name!r} -> {op.outputs[0]!r}: {why}. Its inputs at the window: {seen}."
-        f"{before} `surgery ops` lists what can be lifted; a rule of your own can be entered with "
-        "surgery.rules.lift."
+        f"{before} `surgery ops` lists what can be lifted; the exact engine (--exact) takes any head."
     )
 
 

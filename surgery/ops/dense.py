@@ -132,7 +132,10 @@ def no_matrix(op: Op, inputs: list[Any]) -> str:
     shapes = " and ".join(str(list(op.in_shape(i))) for i in range(2))
     if not any(isinstance(v, np.ndarray) for v in inputs):
         return f"both its sides, {shapes}, depend on the image"
-    return f"of {shapes} it makes a product per row, not one of all features with one matrix"
+    return (
+        f"of {shapes} it makes a product per row, not one of all features with one matrix (a larger image "
+        "would give it more rows, or sizes that do not match, as in MatMul 51200 vs 25088)"
+    )
 
 
 @lift.rule("Einsum")

@@ -12,7 +12,7 @@ from surgery.graph import Builder, Op
 from surgery.ops.dense import letters
 from surgery.ops.normalize import SOFT, soft_axes
 from surgery.ops.pointwise import BINARY, UNARY
-from surgery.ops.shape import RESHAPES, permutation
+from surgery.ops.shape import RESHAPES, mixed, permutation
 from surgery.positions import in_rows
 from surgery.rules import Array, Folded, Lifted, NoRule, Rows, fold
 
@@ -80,7 +80,7 @@ def same_values(build: Builder, op: Op, inputs: list[Any]) -> Rows:
     rows = _moving(build, inputs)
     shape = op.out_shape()[1:]
     if prod(shape) != prod(rows[0].shape):
-        raise NoRule(f"it mixes batch and features: {list(op.in_shape())} becomes {list(op.out_shape())}")
+        raise NoRule(mixed(op))
     return Rows(build.reshape(rows[0].tensor, [-1, *shape]), shape, rows[0].like)
 
 
@@ -100,6 +100,8 @@ def same_matrix(build: Builder, op: Op, inputs: list[Any]) -> Rows:
         raise NoRule(
             "transA makes features of the batch" if op.attr("transA") else "its matrix depends on the image"
         )
+    if len(inputs) > 2 and isinstance(inputs[2], np.ndarray) and inputs[2].ndim == 2 and len(inputs[2]) != 1:
+        raise NoRule(f"its bias {list(inputs[2].shape)} differs from image to image of the batch")
     rows = _moving(build, inputs)
     return _row(build, op, _emit(build, op, inputs, rows), rows)
 

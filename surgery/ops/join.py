@@ -142,6 +142,8 @@ def split_features(build: Builder, op: Op, inputs: list[Any]) -> list[Any]:
 def part_of_features(build: Builder, op: Op, inputs: list[Any]) -> Any:
     """The same part of the feature dims."""
     x, shape = inputs[0], op.in_shape()
+    if not isinstance(x, (Folded, Lifted)):
+        raise NoRule("its data are constant, and the places it takes depend on the image (an embedding)")
     axes = taken_axes(op)
     if 0 in axes:
         raise NoRule("it takes a part of the batch")
@@ -166,8 +168,6 @@ def _end(end: int, step: int, size: int) -> int | None:
 def _take(build: Builder, x: Any, places: Array, axis: int) -> Any:
     if isinstance(x, Folded):
         return x.rearrange(lambda a: a.take(places, axis - 1))
-    if not isinstance(x, Lifted):
-        raise NoRule("its data do not depend on the image, but the places it takes do")
     shape = tuple(len(places) if i == axis - 1 else d for i, d in enumerate(x.shape))
     steps = np.diff(places)
     tensor = view(build, x, x.shape)

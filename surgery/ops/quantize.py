@@ -122,7 +122,8 @@ def quantized_gemm(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
 @lift.rule("MatMulInteger")
 def integer_product(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     """A product of all features with one matrix of integers, as ConvInteger."""
-    x, matrix, x_zero, zero = (inputs[i] if i < len(inputs) else None for i in range(4))
+    x, matrix = inputs[0], inputs[1]
+    x_zero, zero = (inputs[i] if i < len(inputs) else None for i in (2, 3))
     weight = _weight(op, x, matrix, None, zero, lambda w: w.reshape(w.shape[-2:]).T)
     total = None
     for source, kernel in kernels(build, x, weight):

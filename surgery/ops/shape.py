@@ -101,6 +101,14 @@ def permutation(op: Op) -> list[int]:
 # ------------------------------------------------------------------ lifted
 
 
+def mixed(op: Op) -> str:
+    """Why a Reshape has no meaning for one image of a batch."""
+    return (
+        f"it mixes batch and features: {list(op.in_shape())} becomes {list(op.out_shape())}, so that a "
+        "larger image, or another batch, cannot be reshaped to the requested shape. Keep the batch in dim 0"
+    )
+
+
 @lift.rule(*RESHAPES)
 def reshape(build: Builder, op: Op, inputs: list[Any]) -> Any:
     """Another shape at each position: nothing moves until an op asks for the dims."""
@@ -108,7 +116,7 @@ def reshape(build: Builder, op: Op, inputs: list[Any]) -> Any:
     if not isinstance(x, (Folded, Lifted)):
         raise NoRule("its shape, not its data, depends on the image")
     if prod(x.shape) != prod(shape[1:]) or shape[:1] != op.in_shape()[:1]:
-        raise NoRule(f"it mixes batch and features: {list(op.in_shape())} becomes {list(shape)}")
+        raise NoRule(mixed(op))
     if isinstance(x, Folded):
         return x.rearrange(lambda a: a.reshape(shape[1:]))
     return replace(x, shape=tuple(shape[1:]))
