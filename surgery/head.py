@@ -13,8 +13,7 @@ from surgery.errors import BadInput, Reason, Refused
 from surgery.field import Axis, Field
 from surgery.geometry import RESIDUES, Trunk, walk
 from surgery.graph import Op
-from surgery.rules import Map, Refusal, key_of, lift
-from surgery.rules import geometry as geometry_rules
+from surgery.rules import Map
 from surgery.shapes import Facts
 
 
@@ -112,7 +111,6 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
     number for every axis.
     """
     trunk = walk(ops, facts)
-    check_known(trunk)
     sources = sources_of(trunk)
     if not sources:
         raise Refused(nothing_folded(trunk, facts), why="it is already fully convolutional")
@@ -129,25 +127,6 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
     geometry = measure(sources, facts.window, wanted, runs(trunk))
     verdict, reasons = judge(trunk, geometry)
     return trunk, Head(trunk.head, sources, geometry, verdict, reasons, own)
-
-
-def check_known(trunk: Trunk) -> None:
-    """Raise Refused where an op has a meaning neither in a trunk nor in a head."""
-    refused = list(trunk.never)
-    for op in trunk.head:
-        key = key_of(op.domain, op.kind)
-        entry = lift.entries.get(key)
-        if isinstance(entry, Refusal) and isinstance(geometry_rules.entries.get(key), Refusal):
-            refused.append(Reason(op.name, op.kind, entry.why))
-    if refused:
-        first = refused[0]
-        raise Refused(
-            f"cannot convert {first}. No dense model gives these answers; the exact engine (--exact) keeps "
-            "the crops' answers.",
-            node=first.node,
-            op=first.op,
-            why=first.why,
-        )
 
 
 def check_refinable(trunk: Trunk) -> None:
