@@ -1,0 +1,77 @@
+"""What tests of the exact engine share: the model at every cut of its mosaic, and the law over all crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import law
+import onnx
+import strides
+from law import Array
+
+from surgery import windows
+from surgery.analysis import analyse
+from surgery.geometry import ops_of
+from surgery.layout import Layout, lay_out
+from surgery.model import to_graph
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An exact model whose first ops, and no more, run over the mosaic."""
+
+    layout: Layout
+    proto: onnx.ModelProto
+
+    def __str__(self) -> str:
+        return f"mosaic up to {self.layout.cut}"
+
+
+def cuts(
+    model: onnx.ModelProto,
+    size: Sequence[int],
+    stride: Sequence[int] | None = None,
+    only: Sequence[int] | None = None,
+) -> Iterator[Cut]:
+    """The exact models of an image size, unproven, one for every cut (`only` those; -1 is the last)."""
+    analysis, _, ops = analyse(model)
+    source, facts, trunk, head = analysis.model, analysis.facts, analysis.trunk, analysis.head
+    every = range(lay_out(ops, trunk, facts, head, size, stride).candidates + 1)
+    for cut in every if only is None else dict.fromkeys(every[k] for k in only):
+        graph = to_graph(source.proto)
+        own = ops_of(graph, source.opset, facts)
+        layout = lay_out(own, trunk, facts, head, size, stride, cut)
+        proto, _ = windows.rewrite(graph, analysis, own, layout)
+        yield Cut(layout, proto)
+
+
+def assert_maps(converted: onnx.ModelProto, images: Array, want: dict[str, Array], where: str) -> None:
+    """The maps of an exact model equal those of the crops, in value and in the class that wins."""
+    got = law.run(converted, images)
+    assert got.keys() == want.keys(), where
+    for name, value in want.items():
+        seen = got[name]
+        assert seen.shape[0] == len(images), f"{where}: {name} has shape {seen.shape}"
+        law.assert_close(seen.reshape(value.shape), value, f"{name}, {where}")
+        if value.dtype.kind == "f" and value.shape[1] > 1:
+            assert (seen.reshape(value.shape).argmax(1) == value.argmax(1)).all(), f"{name}, {where}"
+
+
+def assert_every_cut(
+    model: onnx.ModelProto,
+    size: Sequence[int],
+    stride: Sequence[int] | None = None,
+    *,
+    count: int = 2,
+    only: Sequence[int] | None = None,
+) -> int:
+    """The law on `count` unlike images, for every cut of the mosaic; returns how many there were."""
+    images = strides.images_of(model, size, count)
+    want: dict[str, Array] = {}
+    made = 0
+    for cut in cuts(model, size, stride, only):
+        want = want or strides.crops_as_maps(model, images, cut.layout.geometry.stride)
+        assert_maps(cut.proto, images, want, str(cut))
+        made += 1
+    return made
