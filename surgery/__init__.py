@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from surgery.benchmark import Bench, bench
     from surgery.block_matrix import toeplitz
     from surgery.compare import Check
     from surgery.conv_to_fc import FullyConnected, to_fc
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from surgery.transplant import Transplant
 
 _HOMES = {
+    "benchmark": ("Bench", "bench"),
     "block_matrix": ("toeplitz",),
     "compare": ("Check",),
     "conv_to_fc": ("FullyConnected", "to_fc"),
@@ -49,6 +51,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BadInput",
+    "Bench",
     "Check",
     "Evaluation",
     "Field",
@@ -67,6 +70,7 @@ __all__ = [
     "SurgeryError",
     "Transplant",
     "__version__",
+    "bench",
     "convert",
     "evaluate",
     "inspect",
