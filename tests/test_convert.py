@@ -108,13 +108,15 @@ def test_output_before_the_head_is_the_trunk_at_the_larger_size() -> None:
     law.assert_close(law.run(done.proto, image)["map"], want, "map", 1e-6)
 
 
-def test_a_batch_of_images_is_taken() -> None:
-    done = convert(nets.load("two_outputs"))
-    images = np.concatenate([law.random_image(done.model, (25, 28), seed=s) for s in range(3)])
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_a_batch_of_images_is_taken(name: str) -> None:
+    done = convert(nets.load(name))
+    size = sizes_of(done.geometry)[1]
+    images = np.concatenate([law.random_image(done.model, size, seed=s) for s in range(3)])
     together = law.run(done.proto, images)
     for i in range(3):
-        for name, value in law.run(done.proto, images[i : i + 1]).items():
-            law.assert_close(together[name][i : i + 1], value, f"image {i}")
+        for output, value in law.run(done.proto, images[i : i + 1]).items():
+            law.assert_close(together[output][i : i + 1], value, f"{output} of image {i}")
 
 
 # ------------------------------------------------ what is carried over
