@@ -188,7 +188,11 @@ def compare(
         for name, m in original.taken.items():
             _compare_taken(gap, name, m, got, want, places, original.steps[name])
     if not converted.reduce:
-        pairs += [(soft_key(o), t) for o, t in original.hidden.items() if soft_key(o) in got]
+        pairs += [
+            (soft_key(o), t)
+            for o, t in original.hidden.items()
+            if soft_key(o) in got and o in original.outputs
+        ]
     for key, name in pairs:
         if key not in got:
             gap.add(key, np.zeros(0), np.zeros(1))

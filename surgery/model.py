@@ -181,7 +181,8 @@ def dtype_of(value: onnx.ValueInfoProto) -> np.dtype[Any]:
 
 
 def to_graph(proto: onnx.ModelProto) -> gs.Graph:
-    """The graph of a model, for graphsurgeon."""
+    """The graph of a model, for graphsurgeon, whose warnings would go to stdout."""
+    gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
     return gs.import_onnx(proto)
 
 

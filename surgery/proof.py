@@ -186,7 +186,9 @@ def _windows(
     Where the windows of the converted lie on another grid than the net's own, on those of both.
     """
     steps = [lcm(a, b) for a, b in zip(head.geometry.stride, head.own_stride, strict=True)]
-    maps = original.maps(image, list(head.sources)) or own_phase(head, got)
+    maps = original.maps(image, list(head.sources))
+    if maps is None or not _as_followed(head, maps, size):
+        maps = own_phase(head, got)
     if len(maps) < len(head.sources):
         missing = next(n for n in head.sources if n not in maps)
         why = f"the original's trunk cannot run at this size, and the converted has no tensor {missing!r}"
@@ -200,6 +202,19 @@ def _windows(
         got = {n: thinned(v, steps, head.geometry.stride) for n, v in got.items()}
     gap = compare(original, converted, got, want, places, grid, least=least)
     return gap.check("windows", size, len(places), tolerance, True)
+
+
+def _as_followed(head: Head, maps: Arrays, size: Sequence[int]) -> bool:
+    """Whether maps have the lengths that the geometry foresees.
+
+    A Reshape to [0, 6, -1, 5] takes other sizes without complaint, and makes nonsense of them.
+    """
+    for name, m in head.sources.items():
+        for a, axis, n, w in zip(m.axes, m.geometry, size, head.geometry.window, strict=True):
+            known = axis.spacing == 1 and n - w < len(axis.lengths)
+            if known and maps[name].shape[a] != axis.lengths[n - w]:
+                return False
+    return True
 
 
 def thinned(value: NDArray[Any], steps: Sequence[int], stride: Sequence[int]) -> NDArray[Any]:

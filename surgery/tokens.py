@@ -101,7 +101,7 @@ class Tokens:
         counts = []
         for name in names:
             x = self.positions.get(name)
-            several = x is not None and x.ndim > 2 and (x >= 0).all()
+            several = x is not None and sum(d != 1 for d in x.shape[1:]) > 1 and (x >= 0).all()
             counts.append(_distinct(x) if x is not None and several else 1)
         return min(counts, default=1)
 

@@ -175,14 +175,15 @@ def same_binary(build: Builder, op: Op, inputs: list[Any]) -> Any:
     """The same op, features against features, a constant given two dims more."""
     if len(inputs) == 1:
         return each(build, op, inputs[0], [])
+    on_maps = _on_maps(build, op, inputs)
+    if on_maps is not None:
+        return on_maps
     if _foldable(op, inputs):
         return affine(op, inputs)
-    values = [materialize(build, v) if isinstance(v, Folded) else v for v in _on_maps(build, op, inputs)]
-    if any(isinstance(v, Folded) for v in inputs) and all(isinstance(v, Folded) for v in values):
-        return values[0]
     attach = bias_of(build, op, inputs)
     if attach is not None:
         return attach
+    values = [materialize(build, v) if isinstance(v, Folded) else v for v in inputs]
     return _emit_broadcast(build, op, values)
 
 
@@ -194,7 +195,7 @@ def _foldable(op: Op, inputs: list[Any]) -> bool:
     value = next(i for i in inputs if isinstance(i, np.ndarray))
     if not isinstance(x, Folded) or value.dtype.kind not in "fV":
         return False
-    if op.kind == "Div" and isinstance(inputs[0], np.ndarray):
+    if (op.kind == "Div" and isinstance(inputs[0], np.ndarray)) or value.ndim > len(x.shape) + 1:
         return False
     return np.broadcast_shapes(align(value, len(x.shape)).shape, x.shape) == x.shape
 
@@ -216,23 +217,40 @@ def affine(op: Op, inputs: list[Any]) -> Folded:
     return replace(x, scale=scale / value, shift=None if x.shift is None else shift / value)
 
 
-def _on_maps(build: Builder, op: Op, inputs: list[Any]) -> list[Any]:
-    """The inputs, with the op already done on the map where all else are scalars."""
-    folded = [v for v in inputs if isinstance(v, Folded)]
-    rest = [v for v in inputs if not isinstance(v, Folded)]
-    if (
-        len(folded) != 1
-        or not folded[0].plain
-        or not all(isinstance(v, np.ndarray) and v.size == 1 for v in rest)
-    ):
-        return inputs
-    x = folded[0]
-    consts = {i: scalar(build, v) for i, v in enumerate(inputs) if not isinstance(v, Folded)}
+def _on_maps(build: Builder, op: Op, inputs: list[Any]) -> Folded | None:
+    """The op done on the map itself, where it is of one value with scalars or others of the same cell."""
+    first = next((v for v in inputs if isinstance(v, Folded)), None)
+    if first is None:
+        return None
+    consts = {}
+    for i, value in enumerate(inputs):
+        if isinstance(value, np.ndarray) and value.size == 1 and value.ndim <= len(first.shape) + 1:
+            consts[i] = scalar(build, value)
+        elif not isinstance(value, Folded) or not _same_cells(build, first, value):
+            return None
 
-    def over(tensor: Any) -> Any:
-        return _apply(build, op, [consts.get(i, tensor) for i in range(len(inputs))])
+    def at(k: int) -> Any:
+        tensors = [consts[i] if i in consts else v.sources[k].tensor for i, v in enumerate(inputs)]
+        return _apply(build, op, tensors)
 
-    return [on_sources(x, over)]
+    sources = tuple(replace(s, tensor=at(k)) for k, s in enumerate(first.sources))
+    return replace(first, sources=sources)
+
+
+def _same_cells(build: Builder, x: Folded, y: Folded) -> bool:
+    """Whether two folded windows hold, feature by feature, values of the same cell of the same map."""
+    if not (x.plain and y.plain) or len(x.sources) != len(y.sources) or not np.array_equal(x.index, y.index):
+        return False
+    return all(
+        _root(build, a.tensor) is _root(build, b.tensor) for a, b in zip(x.sources, y.sources, strict=True)
+    )
+
+
+def _root(build: Builder, tensor: Any) -> Any:
+    """The map that ops which treat every value alone have made a tensor from."""
+    while tensor.inputs and id(tensor.inputs[0]) in build.made and tensor.inputs[0].op in (*UNARY, *BINARY):
+        tensor = next(i for i in tensor.inputs[0].inputs if not isinstance(i, gs.Constant))
+    return tensor
 
 
 def bias_of(build: Builder, op: Op, inputs: list[Any]) -> Lifted | None:
