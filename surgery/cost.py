@@ -1,4 +1,4 @@
-"""What an op costs on onnxruntime, roughly: multiply-adds and bytes moved, in seconds on two cores.
+"""What an op costs on onnxruntime, roughly: multiply-adds and bytes moved, in seconds of one core.
 
 The constants were measured once by `scripts/calibrate`; only their ratios decide anything.
 """
@@ -14,33 +14,41 @@ from surgery.ops.pointwise import BINARY
 
 MATRIX = ("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm")
 FREE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Shape")
-FUSED = ("Relu", "BatchNormalization", "Clip", "LeakyRelu")
+FUSED = ("Relu", "BatchNormalization", "Clip", "LeakyRelu")  # onnxruntime runs them inside a Conv
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+THIN = 16  # channels of a group below which a Conv cannot fill its registers
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds per multiply-add and per byte.
+    """Seconds per multiply-add and per byte of a float tensor.
 
-    `mac` of a Conv with many channels, `thin` of one with few inputs per group, `byte` of a pass over
-    memory, `gather` of taking columns, `take` of taking rows.
+    `mac` of a Conv with many channels, `thin` of one with few inputs per group, `depthwise` of one with
+    one; `byte` of a pass over memory, `pool` of a pool's input, `columns` and `rows` of gathering these,
+    `mask` of setting borders, with the reordering of the tensor that each gather or mask breaks into.
     """
 
-    mac: float = 4.5e-12
-    thin: float = 2.2e-11
-    byte: float = 6e-11
-    gather: float = 3.2e-10
-    take: float = 5e-11
+    mac: float = 7.7e-12
+    thin: float = 1.2e-11
+    depthwise: float = 3.3e-11
+    byte: float = 3e-11
+    pool: float = 9e-11
+    columns: float = 5.7e-10
+    rows: float = 6e-11
+    mask: float = 1.1e-10
 
     def op(self, op: Op) -> float:
         """One run of an op on one window."""
         batch = op.facts.batch
-        out = prod(op.out_shape()) / batch
-        moved = 4 * self.byte * (out + prod(op.in_shape()) / batch)
+        inside = 4 * prod(op.in_shape()) / batch
+        moved = self.byte * (inside + 4 * prod(op.out_shape()) / batch) / 2
         if op.kind in FREE or op.kind in FUSED:
-            return 0.0 if op.kind in FREE else 0.3 * moved
+            return 0.0
+        if op.kind in POOLS:
+            return self.pool * inside
         if op.kind in MATRIX:
             return max(self.macs(op) * self.rate(op), moved)
-        return moved * (2 if op.kind in ("MaxPool", "AveragePool") else 1)
+        return moved
 
     def macs(self, op: Op) -> float:
         """Multiply-adds of a matrix op on one window."""
@@ -53,8 +61,9 @@ class Costs:
     def rate(self, op: Op) -> float:
         """Seconds per multiply-add of a matrix op."""
         weight = op.facts.shapes.get(op.inputs[1], ())
-        thin = op.kind in ("Conv", "FusedConv") and weight[1] < 16
-        return self.thin if thin else self.mac
+        if op.kind not in ("Conv", "FusedConv") or weight[1] >= THIN:
+            return self.mac
+        return self.depthwise if weight[1] == 1 else self.thin
 
     def stage_compute(self, op: Op, behind: Sequence[Op]) -> float:
         """What one stored cell more costs in this op and those behind it, in seconds."""
@@ -66,9 +75,17 @@ class Costs:
         for op in ops:
             kernel = op.attr("kernel_shape") or (1,)
             if op.kind in BINARY or max(kernel) > 1:
-                total += 4 * op.in_shape()[1] * (self.gather + self.take + 2 * self.byte)
+                total += self.moving(op.in_shape()[1])
         return total
 
     def moving(self, values: float) -> float:
-        """Gathering so many values into windows and folding them into the batch."""
-        return 4 * values * (self.gather + self.take + 2 * self.byte)
+        """Gathering so many values along both axes, and reordering them before and after."""
+        return 4 * values * (self.columns + self.rows + 2 * self.byte)
+
+    def masking(self, values: float) -> float:
+        """Setting the borders among so many values."""
+        return 4 * values * (self.mask + 2 * self.byte)
+
+    def copying(self, values: float) -> float:
+        """Slices of so many values put one behind the other: two passes."""
+        return 4 * values * 2 * self.byte

@@ -21,7 +21,6 @@ from surgery.ops.pad import pads_of
 from surgery.ops.pointwise import BINARY
 from surgery.ops.window import WINDOWED, statement
 from surgery.rules import Map
-from surgery.shapes import Facts
 
 Strips = tuple[Strip, ...]
 
@@ -53,39 +52,6 @@ class Plan:
         return {name: p.strips for p in self.planned for name in p.op.outputs if name}
 
 
-def _moves(op: Op, trunk: Trunk, facts: Facts) -> bool:
-    """Whether an op works on pixels; every op does that no constant or shape alone feeds."""
-    return any(n and n not in facts.values for n in op.inputs)
-
-
-def _values(name: str, trunk: Trunk, facts: Facts) -> float:
-    return prod(facts.shapes[name]) / facts.batch
-
-
-def _mosaic_cost(planned: Planned, single: float, trunk: Trunk, costs: Costs) -> float:
-    """What one op costs over the mosaic: its own work over all that is stored, and its gathers and masks."""
-    m = trunk.maps[planned.op.outputs[0]]
-    stored = prod(s.length for s in planned.strips) / prod(m.cells)
-    cost = single * stored
-    for name in dict.fromkeys(n for n in planned.op.inputs if n in trunk.maps):
-        x = trunk.maps[name]
-        channels = prod(x.shape[d] for d in x.channel_dims)
-        if planned.steps:
-            sides = [
-                s.gather.size if s.gather is not None else s.out.length * s.slide.stride
-                for s in planned.steps
-            ]
-            moved = any(s.gather is not None for s in planned.steps)
-            masked = any(s.masked is not None for s in planned.steps)
-        else:
-            sides = [s.length for s in planned.strips]
-            moved = any(way is not None for ways in planned.gathers for way in ways)
-            masked = False
-        size = channels * prod(sides)
-        cost += costs.moving(size) * moved + 4 * size * costs.byte * 2 * masked
-    return cost
-
-
 def plan(
     ops: Sequence[Op], trunk: Trunk, image: str, grid: tuple[int, ...], strips: Strips, costs: Costs
 ) -> Plan:
@@ -105,46 +71,6 @@ def plan(
         planned.append(done)
         known.update({name: done.strips for name in op.outputs if name})
     return Plan(grid, strips, tuple(planned))
-
-
-def choose(
-    full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, costs: Costs
-) -> tuple[int, float, float]:
-    """How many of the planned ops are worth a mosaic: the cut of least cost.
-
-    Returns their number, and the cost in seconds of the whole with that cut, and with none: a batch of
-    windows from the image on.
-    """
-    windows = prod(full.grid)
-    moving = [op for op in ops if op.outputs[0] not in facts.values and _moves(op, trunk, facts)]
-    single = {id(op): costs.op(op) for op in moving}
-    later = sum(single.values()) * windows
-    users: dict[str, int] = {}
-    for op in moving:
-        for name in op.inputs:
-            users[name] = users.get(name, 0) + 1
-    before, best, crossing = 0.0, None, {facts.image}
-    plain = None
-    for k in range(len(full.planned) + 1):
-        parting = sum(costs.moving(windows * _values(n, trunk, facts)) for n in crossing)
-        total = before + parting + later
-        plain = total if plain is None else plain
-        if best is None or total < best[1]:
-            best = (k, total)
-        if k == len(full.planned):
-            break
-        planned = full.planned[k]
-        later -= single[id(planned.op)] * windows
-        before += _mosaic_cost(planned, single[id(planned.op)], trunk, costs)
-        crossing.update(n for n in planned.op.outputs if n)
-        for name in planned.op.inputs:
-            if name in users:
-                users[name] -= 1
-                if users[name] == 0:
-                    crossing.discard(name)
-    assert best is not None
-    assert plain is not None
-    return best[0], best[1], plain
 
 
 def slides_of(op: Op, m: Map) -> tuple[Slide, ...] | None:

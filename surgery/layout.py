@@ -9,6 +9,7 @@ from typing import Any
 
 from surgery import exact
 from surgery.cost import Costs
+from surgery.cut import costs_of_cuts
 from surgery.errors import BadInput, Refused
 from surgery.geometry import Trunk
 from surgery.graph import Op
@@ -19,6 +20,7 @@ from surgery.report.layout import by
 from surgery.shapes import Facts
 
 HALVINGS = 7
+TRUST = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +71,17 @@ def lay_out(
     strips = tuple(made[key] for key in zip(grid, geometry.stride, geometry.window, size, strict=True))
     costs = Costs()
     full = exact.plan(ops, trunk, facts.image, grid, strips, costs)
-    count, cost, plain = exact.choose(full, ops, trunk, facts, costs)
-    if cut is not None:
-        count = cut
+    totals = costs_of_cuts(full, ops, trunk, facts, costs)
+    count = cheapest(totals) if cut is None else cut
     plan = exact.plan([p.op for p in full.planned[:count]], trunk, facts.image, grid, strips, costs)
     memory = peak(plan, ops, trunk, facts)
-    return Layout(plan, geometry, tuple(size), len(full.planned), plain / cost, memory)
+    return Layout(plan, geometry, tuple(size), len(full.planned), totals[0] / totals[count], memory)
+
+
+def cheapest(totals: Sequence[float]) -> int:
+    """The cut of least cost; none at all where that spares less than the estimate can be trusted."""
+    best = min(range(len(totals)), key=totals.__getitem__)
+    return best if totals[best] < TRUST * totals[0] else 0
 
 
 def check_request(geometry: Geometry, size: Sequence[int], stride: Sequence[int] | None) -> None:

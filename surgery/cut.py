@@ -1,0 +1,80 @@
+"""Where the windows should part: what every cut of a plan would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from surgery.cost import Costs
+from surgery.exact import Plan, Planned, Strips
+from surgery.geometry import Trunk
+from surgery.graph import Op
+from surgery.shapes import Facts
+
+
+def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, costs: Costs) -> list[float]:
+    """The cost in seconds of the whole net with the first k planned ops over the mosaic, for every k.
+
+    With none of them it is a batch of windows from the image on.
+    """
+    windows = prod(full.grid)
+    moving = [op for op in ops if op.outputs[0] not in facts.values]
+    single = {id(op): costs.op(op) for op in moving}
+    later = sum(single.values()) * windows
+    strips = {facts.image: full.image, **full.strips()}
+    parting = {n: _parting(strips[n], windows * _values(n, facts), costs) for n in strips}
+    users: dict[str, int] = {}
+    for op in moving:
+        for name in op.inputs:
+            users[name] = users.get(name, 0) + 1
+    before, crossing = 0.0, {facts.image}
+    totals = [parting[facts.image] + later]
+    for planned in full.planned:
+        cost = single[id(planned.op)]
+        later -= cost * windows
+        before += _over_mosaic(planned, cost, trunk, costs)
+        crossing.update(n for n in planned.op.outputs if n)
+        for name in planned.op.inputs:
+            if name in users:
+                users[name] -= 1
+                if users[name] == 0:
+                    crossing.discard(name)
+        totals.append(before + sum(parting[n] for n in crossing) + later)
+    return totals
+
+
+def _values(name: str, facts: Facts) -> float:
+    return prod(facts.shapes[name]) / facts.batch
+
+
+def _parting(strips: Strips, values: float, costs: Costs) -> float:
+    """What it costs to make a batch of windows: copies where each window lies in one piece, else gathers."""
+    in_one = all((np.diff(s.index(), axis=1) == 1).all() for s in strips)
+    return costs.copying(values) if in_one else costs.moving(values)
+
+
+def _over_mosaic(planned: Planned, single: float, trunk: Trunk, costs: Costs) -> float:
+    """What one op costs over the mosaic: its own work over all that is stored, and its gathers and masks."""
+    m = trunk.maps[planned.op.outputs[0]]
+    cost = single * prod(s.length for s in planned.strips) / prod(m.cells)
+    for i, name in enumerate(dict.fromkeys(n for n in planned.op.inputs if n in trunk.maps)):
+        x = trunk.maps[name]
+        channels = prod(x.shape[d] for d in x.channel_dims)
+        if planned.steps:
+            sides = [_read(s.gather, s.out.length * s.slide.stride) for s in planned.steps]
+            moved = any(s.gather is not None for s in planned.steps)
+            masked = any(s.masked is not None for s in planned.steps)
+        else:
+            sides = [s.length for s in planned.strips]
+            moved = bool(planned.gathers) and any(way is not None for way in planned.gathers[i])
+            masked = False
+        size = channels * prod(sides)
+        cost += costs.moving(size) * moved + costs.masking(size) * masked
+    return cost
+
+
+def _read(gather: Any, stored: int) -> int:
+    return stored if gather is None else int(gather.size)
