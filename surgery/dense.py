@@ -15,7 +15,7 @@ from surgery.graph import Op
 from surgery.head import Head
 from surgery.lift import Row
 from surgery.model import from_graph
-from surgery.oracle import softmax_inputs
+from surgery.oracle import PROBABILITIES, softmax_inputs
 
 
 def rewrite(
@@ -26,11 +26,13 @@ def rewrite(
     The analysis comes back with the geometry that the converted model has.
     """
     opset, facts, trunk, found = analysis.model.opset, analysis.facts, analysis.trunk, analysis.head
-    factors, tensors = fragments(found, options), {}
-    if factors:
-        assert options.stride is not None
-        tensors = strides.fragment(graph, opset, ops, trunk, found, options.stride)
-    rows, dims = lift.lift_head(graph, opset, trunk, found, tensors, pure_conv=options.pure_conv)
+    factors = fragments(found, options)
+    tensors = strides.align(graph, opset, ops, trunk, found)
+    if factors and options.stride:
+        tensors = strides.fragment(graph, opset, ops, trunk, found, options.stride, tensors)
+    rows, dims = lift.lift_head(
+        graph, opset, trunk, replace(found, fragmented=bool(factors)), tensors, pure_conv=options.pure_conv
+    )
     notes = dynamic.free(graph, opset, ops, trunk, facts)
     graph.cleanup().toposort()
     space = dynamic.GRID_NAMES[len(facts.axes)]
@@ -43,7 +45,7 @@ def rewrite(
     if options.trim or factors or (options.reduce and any(geometry.extra)):
         finish.trim(graph, opset, geometry, facts.image, facts.axes, list(dims))
     if options.reduce:
-        softs = softmax_inputs(analysis.model.proto.graph, ("Softmax",))
+        softs = softmax_inputs(analysis.model.proto.graph, PROBABILITIES)
         notes += finish.reduce(graph, opset, options.reduce, list(dims), len(facts.axes), softs)
     proto = from_graph(graph.cleanup().toposort(), analysis.model.proto)
     onnx.checker.check_model(proto, full_check=False)

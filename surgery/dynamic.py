@@ -81,6 +81,9 @@ def free_window(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     notes = [f"{op.kind} {op.name!r}: auto_pad {mode} written out"] if mode not in ("NOTSET", "") else []
     if new == list(old) and not notes:
         return []
+    beyond = any(n.after * o.dilation > o.after * n.dilation for n, o in zip(new, old, strict=True))
+    if beyond and op.kind == "AveragePool" and op.attr("count_include_pad"):
+        raise refuse_stride(op, "its average counts its pads, but not what its ceil_mode adds to them")
     if any(n.dilation != o.dilation for n, o in zip(new, old, strict=True)):
         notes.append(
             f"{op.kind} {op.name!r}: strides {[o.stride for o in old]} become {[n.stride for n in new]}, "
@@ -97,6 +100,8 @@ def free_window(build: Builder, op: Op, trunk: Trunk) -> list[str]:
 def write_slides(op: Op, slides: Sequence[Slide]) -> None:
     """Write a windowed op's strides, dilations and pads as attributes."""
     attrs = op.node.attrs
+    if attrs.get("ceil_mode"):
+        attrs["ceil_mode"] = int(any(s.ceil for s in slides))
     attrs["strides"] = [s.stride for s in slides]
     attrs["pads"] = [s.before for s in slides] + [s.after for s in slides]
     if any(s.dilation != 1 for s in slides):
@@ -107,8 +112,6 @@ def dilate_pool(build: Builder, op: Op, slides: Sequence[Slide]) -> list[str]:
     """Dilate a pool: MaxPool by its attribute, AveragePool as a depthwise Conv."""
     if op.kind == "AveragePool":
         counted = bool(op.attr("count_include_pad"))
-        if any(s.ceil and s.stride > 1 for s in slides):
-            raise refuse_stride(op, "its ceil_mode has no Conv")
         channels, dtype = op.in_shape()[1], op.facts.dtypes[op.inputs[0]]
         out = average_by_conv(build, op.node.inputs[0], channels, dtype, list(slides), counted=counted)
         take_over(build, op.node, out)

@@ -243,12 +243,32 @@ class Axis:
             return 1
         return int(self.field.stride // gcd(int(self.field.stride), self.grid))
 
+    @property
+    def extent(self) -> int:
+        """Cells of the tensor from a window's first to its last."""
+        return (self.cells - 1) * self.spacing + 1
+
+    @property
+    def pitch(self) -> Fraction | int:
+        """Pixels from one cell of the tensor to the next."""
+        return tidy(Fraction(self.field.stride) / self.spacing)
+
     def respaced(self, op: Slide) -> Slide:
-        """The windowed op over cells `spacing` apart that gives the outputs this grid needs."""
+        """The windowed op over cells `spacing` apart that gives the outputs this grid needs.
+
+        What ceil_mode adds becomes a pad: rounding up the number of outputs that lie closer would reach
+        less far beyond the input.
+        """
+        if not self.grid:
+            return op
         out = replace(self, field=self.field.slide(op))
-        stride = op.stride * self.spacing // out.spacing
         d = self.spacing
-        return Slide(op.kernel, stride, op.dilation * d, op.before * d, op.after * d, op.ceil)
+        after = op.after
+        if op.ceil:
+            outputs = int(op.lengths(np.array([self.cells]))[0])
+            read = (outputs - 1) * op.stride + op.extent - op.before
+            after = max(after, read - self.cells)
+        return Slide(op.kernel, op.stride * d // out.spacing, op.dilation * d, op.before * d, after * d)
 
     def slide(self, op: Slide) -> Axis:
         """The axis after a windowed op."""
@@ -271,8 +291,13 @@ class Axis:
         if self.cells != other.cells:
             raise ValueError(f"{self.cells} cells meet {other.cells}")
         margin = (max(self.margin[0], other.margin[0]), max(self.margin[1], other.margin[1]))
-        lengths = np.where(self.lengths == other.lengths, self.lengths, -1)
+        mine, others = (a.cut(n).lengths for a, n in zip((self, other), surplus([self, other]), strict=True))
+        lengths = np.where(mine == others, mine, -1)
         return replace(self, field=self.field.join(other.field), margin=margin, lengths=lengths)
+
+    def cut(self, cells: int) -> Axis:
+        """The axis of a tensor without so many cells at its end."""
+        return replace(self, lengths=np.where(self.lengths < 0, -1, self.lengths - cells))
 
     def soil(self) -> Axis:
         """The same axis with no clean cell: every cell depends on the whole window."""
@@ -282,3 +307,18 @@ class Axis:
     def clean(self) -> int:
         """How many cells of the window no border reaches."""
         return max(0, self.cells - sum(self.margin))
+
+
+def surplus(axes: Sequence[Axis]) -> list[int]:
+    """How many cells at its end each axis has that windows never take together with cells of the others.
+
+    Where strides became dilations, or a single cell's stride became 1, an op of small kernel makes more
+    cells than one of large kernel. No cells are counted where the difference changes with the image's size.
+    """
+    good = np.all([axis.lengths >= 0 for axis in axes], axis=0)
+    pitches = [float(axis.pitch) for axis in axes]
+    pixels = [(axis.lengths - axis.extent)[good] * p for axis, p in zip(axes, pitches, strict=True)]
+    more = [(room - np.min(pixels, axis=0)) / p for room, p in zip(pixels, pitches, strict=True)]
+    if any((m != m[:1]).any() or (m % 1 != 0).any() for m in more):
+        return [0] * len(axes)
+    return [int(m[0]) if m.size else 0 for m in more]

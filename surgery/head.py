@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from surgery.errors import BadInput, Reason, Refused
-from surgery.field import Axis, Field
+from surgery.field import Axis, Field, surplus
 from surgery.geometry import RESIDUES, Trunk, walk
 from surgery.graph import Op
 from surgery.rules import Map
@@ -83,7 +83,10 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The head of a net: its ops in order, the maps it reads, and the pixels between its windows."""
+    """The head of a net: its ops in order, the maps it reads, and the pixels between its windows.
+
+    `fragmented` says that the batch of those maps holds fragments, shifts of the image, too.
+    """
 
     ops: tuple[Op, ...]
     sources: dict[str, Map]
@@ -91,17 +94,12 @@ class Head:
     verdict: str
     reasons: tuple[Reason, ...]
     own_stride: tuple[int, ...]
-    source_stride: tuple[int, ...] | None = None
+    fragmented: bool = False
 
     def stride_in_cells(self, m: Map) -> tuple[int, ...]:
-        """How many cells of a map's tensor lie between neighbouring windows.
-
-        In a net of fragments that is `source_stride`, since its batch holds what lies between.
-        """
-        if self.source_stride is not None:
-            return self.source_stride
-        sides = zip(self.geometry.stride, m.stride, m.spacing, strict=True)
-        return tuple(int(s * spacing / j) for s, j, spacing in sides)
+        """How many cells of a map's tensor lie between neighbouring windows."""
+        sides = zip(self.geometry.stride, m.geometry, strict=True)
+        return tuple(int(s / axis.pitch) for s, axis in sides)
 
 
 def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None) -> tuple[Trunk, Head]:
@@ -123,7 +121,8 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
     residues = 2 * max(wanted)
     if wanted != own or residues > RESIDUES:
         trunk = walk(ops, facts, max(residues, RESIDUES), wanted if wanted != own else None)
-        sources = sources_of(trunk)
+        sources = meet_at_end(sources_of(trunk))
+        check_meeting(sources, wanted)
     geometry = measure(sources, facts.window, wanted, runs(trunk))
     verdict, reasons = judge(trunk, geometry)
     return trunk, Head(trunk.head, sources, geometry, verdict, reasons, own)
@@ -147,6 +146,25 @@ def runs(trunk: Trunk) -> list[Any]:
     """Per axis, whether the net runs at each size followed: whether the parts of its maps meet."""
     sides = zip(*(m.geometry for m in trunk.maps.values()), strict=True)
     return [np.all([axis.lengths > 0 for axis in axes], axis=0) for axes in sides]
+
+
+def check_meeting(sources: dict[str, Map], stride: tuple[int, ...]) -> None:
+    """Raise Refused where dilated branches never have the same number of cells."""
+    for k, s in enumerate(stride):
+        if _rows([m.geometry[k] for m in sources.values()], s)[0] < 1:
+            why = f"branches of the net do not meet on windows {s} pixels apart"
+            raise Refused(
+                f"--stride: {why}. Use --stride-form fragments, which dilates nothing.",
+                why=why,
+            )
+
+
+def meet_at_end(sources: dict[str, Map]) -> dict[str, Map]:
+    """The maps without the cells at their ends that no window takes together with cells of the others."""
+    columns = zip(*(m.geometry for m in sources.values()), strict=True)
+    axes = [[a.cut(n) for a, n in zip(column, surplus(column), strict=True)] for column in columns]
+    rows = zip(sources.items(), zip(*axes, strict=True), strict=True)
+    return {name: replace(m, geometry=geometry) for (name, m), geometry in rows}
 
 
 def sources_of(trunk: Trunk) -> dict[str, Map]:
@@ -211,9 +229,8 @@ def _rows(axes: list[Axis], stride: int) -> Any:
     """The map's length for every size followed; -1 where the net cannot run or its parts do not meet."""
     rows = []
     for axis in axes:
-        step = int(stride * axis.spacing / axis.field.stride)
-        extent = (axis.cells - 1) * axis.spacing + 1
-        rows.append(np.where(axis.lengths < 0, -1, (axis.lengths - extent) // step + 1))
+        step = int(stride / axis.pitch)
+        rows.append(np.where(axis.lengths < 0, -1, (axis.lengths - axis.extent) // step + 1))
     return np.where(np.all([r == rows[0] for r in rows], axis=0), rows[0], -1)
 
 

@@ -160,7 +160,9 @@ class _Lifter:
             m = self.trunk.maps[name]
             self.values[name] = fold(self.build, tensor, m, op.facts.dtypes[name], self.head)
         elif name and name not in self.values and name not in op.facts.values:
-            self.values[name] = at_every_position(self.build, name, op.facts.shapes[name], self.head)
+            self.values[name] = at_every_position(
+                self.build, name, op.facts.shapes[name], self.head, self.tensors
+            )
         return self.values.get(name, op.facts.values.get(name))
 
     def _unfolded(self, name: str, value: Any) -> Any:

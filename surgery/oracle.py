@@ -30,6 +30,7 @@ SHAPE_ONLY = (
 )
 WINDOWED = ("Conv", "AveragePool", "MaxPool", "LpPool")
 SOFT = ("Softmax", "LogSoftmax")
+PROBABILITIES = ("Softmax", "Sigmoid")
 HIDING = (*SOFT, "Hardmax", "Sigmoid", "HardSigmoid", "ArgMax", "ArgMin")  # they saturate, or round
 CROPS_AT_ONCE = 8
 BYTES_AT_ONCE = 2**28
@@ -202,7 +203,7 @@ class Original:
         self.facts = facts
         self.taken = taken
         self.steps = steps
-        self.softs = softmax_inputs(model.proto.graph, ("Softmax",))
+        self.softs = softmax_inputs(model.proto.graph, PROBABILITIES)
         self.hidden = softmax_inputs(model.proto.graph, HIDING)
         self.outputs = [o.name for o in model.proto.graph.output if o.name not in taken]
         self.tensors = list(dict.fromkeys([*self.outputs, *self.hidden.values()]))

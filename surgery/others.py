@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from surgery.errors import Refused
@@ -10,12 +11,16 @@ from surgery.head import Head
 from surgery.rules import Lifted
 
 
-def at_every_position(build: Builder, name: str, shape: tuple[int, ...], head: Head) -> Lifted:
+def at_every_position(
+    build: Builder, name: str, shape: tuple[int, ...], head: Head, tensors: Mapping[str, Any]
+) -> Lifted:
     """A tensor `[N, ...]` that no pixel reaches, laid out over the positions of the score map.
+
+    `tensors` are those that the head reads in the place of its maps.
 
     Raises Refused where it has no batch dim, or where the positions lie in the batch (fragments).
     """
-    if not shape or head.source_stride is not None:
+    if not shape or head.fragmented:
         why = "it is a single value" if not shape else "--stride-form fragments has no place for it"
         raise Refused(
             f"cannot lay {name!r} {list(shape)}, which comes from an input beside the image, out over the "
@@ -23,17 +28,18 @@ def at_every_position(build: Builder, name: str, shape: tuple[int, ...], head: H
             node=name,
             why=why,
         )
-    tensors = build.graph.tensors()
+    known = build.graph.tensors()
     source, m = next(iter(head.sources.items()))
+    read = tensors.get(source) or known[source]
     counts = []
     sides = zip(m.axes, m.cells, m.spacing, head.stride_in_cells(m), strict=True)
     for axis, cells, spacing, step in sides:
-        length = build.shape_of(tensors[source], axis, axis + 1)
+        length = build.shape_of(read, axis, axis + 1)
         room = build.emit("Sub", [length, build.ints("extent", [(cells - 1) * spacing + 1])])
         steps = build.emit("Div", [room, build.ints("step", [step])])
         counts.append(build.emit("Add", [steps, build.ints("first", [1])]))
     rank = len(shape)
-    apart = build.with_axes("Unsqueeze", tensors[name], range(rank, rank + build.space))
+    apart = build.with_axes("Unsqueeze", known[name], range(rank, rank + build.space))
     target = build.emit("Concat", [build.ints("features", [1] * rank), *counts], {"axis": 0})
     laid: Any = build.emit("Expand", [apart, target])
     return Lifted(laid, shape[1:], shape[1:])

@@ -169,13 +169,16 @@ def validate(
     entry = facts.get("surgery.geometry")
     if facts.get("surgery.engine") == "exact" and entry is not None:
         return validate_exactly(analysis, other, entry, sizes, image, crops, tolerance, progress)
-    if entry is not None and tuple(json.loads(entry)["stride"]) != analysis.head.own_stride:
-        wanted = tuple(json.loads(entry)["stride"])
+    found, model = analysis.head, Converted(other.proto)
+    wanted = found.own_stride if entry is None else tuple(json.loads(entry)["stride"])
+    if model.fragments:
+        analysis = replace(analysis, head=replace(found, geometry=found.geometry.refined(wanted)))
+    elif wanted != found.own_stride:
         analysis, _, _ = analyse(original, window, Options(stride=wanted))
     return proof.prove(
         analysis.original(),
         analysis.head,
-        Converted(other.proto),
+        model,
         sizes,
         tolerance=tolerance,
         crops=crops,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from surgery.compare import Check, Converted, Gap, compare
 from surgery.errors import BadInput
-from surgery.head import Head
+from surgery.head import Geometry, Head
 from surgery.oracle import Arrays, Original, grid_places
 from surgery.report.text import render_proof
 
@@ -72,15 +72,20 @@ def default_sizes(head: Head) -> list[tuple[int, ...]]:
     """
     g = head.geometry
     whole, odd = [], []
-    for k, (w, s, own, step) in enumerate(zip(g.window, g.stride, head.own_stride, g.step, strict=True)):
+    for k, (s, own, step) in enumerate(zip(g.stride, head.own_stride, g.step, strict=True)):
         rest = s - step if s > step else 0
         if s < own:
-            whole.append(w + (own if k % 2 else 2 * s))
-            odd.append(w + (2 * s if k % 2 else own) + rest)
+            whole.append(own if k % 2 else 2 * s)
+            odd.append((2 * s if k % 2 else own) + rest)
         else:
-            whole.append(w + (2 + k % 2) * s)
-            odd.append(w + (2 - k % 2) * s + rest)
-    return [g.window, tuple(whole), tuple(odd)]
+            whole.append((2 + k % 2) * s)
+            odd.append((2 - k % 2) * s + rest)
+    return [g.window, *(larger(g, sides) for sides in (whole, odd))]
+
+
+def larger(g: Geometry, more: Sequence[int]) -> tuple[int, ...]:
+    """The size that is larger than the window by so many pixels, or by the least more that the net takes."""
+    return tuple(w + -(-n // step) * step for w, n, step in zip(g.window, more, g.step, strict=True))
 
 
 def prove(

@@ -1,4 +1,4 @@
-"""Windows closer than the net's own stride, without dilation: phases in the batch, or shifted passes.
+"""Windows closer than the net's own stride: branches that still meet, phases in the batch, shifted passes.
 
 Fragments: where a strided op would skip cells that closer windows need, its input is shifted by every
 skipped cell and the shifts are put into the batch (max-pooling fragments; Giusti et al. 2013,
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
@@ -59,14 +59,55 @@ def phases(stride: int, step: int, wanted: int) -> Phases:
     return Phases(stride // fine, tuple(shifts), kept)
 
 
+def align(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, head: Head) -> dict[str, Any]:
+    """Cut, in place, what a branch of small kernel has more at its end than the branch it meets.
+
+    At the net's own stride branches of unequal kernels can have equally many cells; dilated they have not.
+    Returns the tensors that the head is to read in the place of its maps.
+    """
+    build = Builder(graph, opset, space=len(head.geometry.window))
+    for op in ops:
+        m = trunk.maps.get(op.outputs[0])
+        if m is None or op.kind in SLIDING:
+            continue
+        build.prefix = op.name
+        for i, name in enumerate(op.inputs):
+            if name in trunk.maps:
+                op.node.inputs[i] = _cut(build, op.node.inputs[i], trunk.maps[name], m)
+    tensors = graph.tensors()
+    read = {}
+    for name, m in head.sources.items():
+        build.prefix = name
+        read[name] = _cut(build, tensors[name], trunk.maps[name], m)
+    return read
+
+
+def _cut(build: Builder, tensor: Any, m: Map, wanted: Map) -> Any:
+    """The tensor with the lengths of another map over the same windows."""
+    ends = {}
+    for dim, has, wants in zip(m.axes, m.geometry, wanted.geometry, strict=True):
+        more = (has.lengths - wants.lengths)[wants.lengths >= 0]
+        if more.any():
+            ends[dim] = -int(more[0])
+    if not ends:
+        return tensor
+    return build.slice(tensor, [0] * len(ends), list(ends.values()), list(ends))
+
+
 def fragment(
-    graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, head: Head, wanted: Sequence[int]
+    graph: gs.Graph,
+    opset: int,
+    ops: Sequence[Op],
+    trunk: Trunk,
+    head: Head,
+    wanted: Sequence[int],
+    tensors: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Put shifts before every op that would skip windows `wanted` pixels apart, in place.
 
-    Returns the tensors that the head is to read in the place of its maps.
+    Returns the tensors that the head is to read in the place of `tensors`.
 
-    Raises Refused where an output is taken before the head.
+    Raises Refused where an output is taken before the head, or an op of the trunk allows no other stride.
     """
     taken = [o.name for o in graph.outputs if o.name in trunk.maps]
     if taken:
@@ -91,7 +132,6 @@ def fragment(
         steps = [1 if op.out_shape()[d] == 1 else slides[d - 2].stride for d in m.axes]
         build.prefix = op.name
         op.node.inputs[0] = _shifted(build, op.node.inputs[0], m, steps, wanted, made)
-    tensors = graph.tensors()
     read = {}
     for name, m in head.sources.items():
         build.prefix = name

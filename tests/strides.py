@@ -189,13 +189,15 @@ def larger(g: surgery.Geometry, more: Sequence[int]) -> list[int]:
 def trunks(draw: st.DrawFn, *, uneven: bool) -> onnx.ModelProto:
     """A net without padding, whose layers may have two branches.
 
-    With `uneven` the branches have kernels of unequal extents that give equally many cells of the window.
+    With `uneven` the branches have kernels of unequal extents that give equally many cells of the window,
+    and the strides are powers of one number: dilated, such branches always meet.
     """
     cells = (
         draw(st.integers(1, 3)),
         draw(st.integers(2, 3)),
     )  # a trunk whose map is one cell has ended before
-    layers = draw(st.lists(layer(uneven), min_size=1, max_size=3))
+    steps = draw(st.sampled_from([(1, 2), (1, 3)])) if uneven else (1, 2, 3)
+    layers = draw(st.lists(layer(steps, uneven), min_size=1, max_size=3))
     body: list[str] = []
     weights: list[str] = []
     last, channels = "image", 1
@@ -222,9 +224,9 @@ def trunks(draw: st.DrawFn, *, uneven: bool) -> onnx.ModelProto:
 
 
 @st.composite
-def layer(draw: st.DrawFn, uneven: bool) -> tuple[Pair, list[tuple[str, Pair, Pair]]]:
+def layer(draw: st.DrawFn, steps: Sequence[int], uneven: bool) -> tuple[Pair, list[tuple[str, Pair, Pair]]]:
     """The strides of a layer, and the kind, kernel and dilations of each of its one or two branches."""
-    strides = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    strides = draw(st.tuples(st.sampled_from(steps), st.sampled_from(steps)))
     kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=2))
     plain = "AveragePool" in kinds or draw(st.booleans())

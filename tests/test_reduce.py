@@ -184,6 +184,14 @@ def test_the_notes_say_what_was_pooled(kind: str, boxes: str, faces: str) -> Non
     assert [list(o["shape"]) for o in done.result.outputs] == [["N", 4], ["N", 2]]
 
 
+def test_what_a_sigmoid_gives_is_averaged_as_it_is() -> None:
+    body = f"{STEM} map = MaxPool <kernel_shape = [4, 4], strides = [2, 2]> (b) f = Flatten (map) "
+    model = net(body + "l = Gemm <transB = 1> (f, w9, b9) scores = Sigmoid (l)", w9="5,64")
+    done = convert(model, reduce="softmax-mean")
+    assert any("the mean over positions of its probabilities" in note for note in done.result.notes)
+    assert_pools_crops(model, done, "softmax-mean", ["scores"], (7, 5))
+
+
 def test_log_probabilities_are_scores() -> None:
     model = nets.load("log_softmax")
     mean, soft = (convert(model, reduce=kind) for kind in ("mean", "softmax-mean"))

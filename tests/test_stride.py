@@ -31,7 +31,6 @@ from strides import (
 import surgery
 
 GLOBAL_MAX = f"{STEM} map = Conv (b, w2) {GAP}".replace("Average", "Max")
-UNEVEN = [("uneven", "dilated")]  # its branches have kernels of unequal extents
 FLAT = [n for n in NETS if n not in ("signal", "volume", "oblong")]
 EXACT = [n for n in nets.NAMES if nets.facts_of(n).verdict == "exact" and n not in ("map_output", "old_ir")]
 
@@ -62,7 +61,7 @@ def test_four_roads_lead_to_one_map(name: str, stride: int | tuple[int, ...]) ->
             law.assert_close(stitched[output], value, f"stitched {output}")
 
 
-@pytest.mark.parametrize(("name", "form"), [(n, f) for n in EXACT for f in FORMS if (n, f) not in UNEVEN])
+@pytest.mark.parametrize(("name", "form"), [(n, f) for n in EXACT for f in FORMS])
 def test_every_fixture_at_half_its_stride(name: str, form: str) -> None:
     model = nets.load(name)
     own = nets.facts_of(name).stride
