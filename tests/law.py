@@ -11,10 +11,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Place = tuple[int, ...]
 
 TOLERANCE = 1e-4
-BRIGHT = 1000.0  # what surrounds a window, against values of about 1 inside
-
 
 # ------------------------------------------------ running a model
 
@@ -40,7 +39,7 @@ def image_dims(model: onnx.ModelProto) -> tuple[int, ...]:
 
 
 def space_of(model: onnx.ModelProto) -> tuple[int, ...]:
-    """Which dims of the image are space, by the names the test nets give them: C first unless it is last."""
+    """Which dims of the image are space: the last, or those before a last dim of 1 or 3 channels."""
     dims = image_dims(model)
     last = len(dims) > 3 and dims[-1] in (1, 3) and dims[1] not in (1, 3)
     return tuple(range(1, len(dims) - 1)) if last else tuple(range(2, len(dims)))
@@ -74,9 +73,6 @@ def part(x: Array, axes: Sequence[int], start: Sequence[int], size: Sequence[int
 
 
 # ------------------------------------------------ law: map[i, j] == original(crop i, j)
-
-
-Place = tuple[int, ...]
 
 
 def grid_of(size: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> Place:
@@ -268,50 +264,3 @@ def assert_equals_windows(
 def _window(x: Array, place: Place, cells: Sequence[int], step: int) -> Array:
     start = [i * step for i in place]
     return np.ascontiguousarray(part(x, range(2, x.ndim), start, cells))
-
-
-# ------------------------------------------------ law: the field is what a poke reaches
-
-
-def poked(model: onnx.ModelProto, tensor: str, size: Sequence[int], axis: int) -> NDArray[np.bool_]:
-    """Which cells along a spatial axis change when a whole line of pixels across it is lit.
-
-    Returns `[pixels, cells]`. The weights must be positive and without bias: then a dark image gives 0
-    everywhere and every cell that sees a lit pixel gives more.
-    """
-    dims = list(image_dims(model))
-    dims[0] = size[axis]
-    for spatial, side in zip(space_of(model), size, strict=True):
-        dims[spatial] = side
-    image = np.zeros(dims, np.float32)
-    lines = np.moveaxis(image, space_of(model)[axis], 1)
-    lines[np.arange(size[axis]), np.arange(size[axis])] = 1
-    lit = run(trunk_of(model, [tensor]), image)[tensor] != 0
-    cells = np.moveaxis(lit, 2 + axis, 1).reshape(size[axis], lit.shape[2 + axis], -1)
-    return np.asarray(cells.any(axis=2))
-
-
-# ------------------------------------------------ law: the margin is what the border reaches
-
-
-def soiled(
-    model: onnx.ModelProto, tensor: str, strides: Sequence[int], axis: int, reach: int
-) -> NDArray[np.bool_]:
-    """Which cells of the window along a spatial axis differ when bright pixels surround it along that axis.
-
-    `strides` are the pixels between two cells per axis, `reach` how many pixels the surroundings must be
-    wide. The weights must be positive. Along the other axes the image is larger than the window, so that
-    there are cells there which see more than padding.
-    """
-    axes = space_of(model)
-    wide = [-(-reach // s) * s for s in strides]
-    size = [w + (0 if k == axis else wide[k]) for k, w in enumerate(window_of(model))]
-    alone = np.abs(random_image(model, size)) + 0.5
-    pads = [(wide[axis],) * 2 if d == axes[axis] else (0, 0) for d in range(alone.ndim)]
-    opened = session(trunk_of(model, [tensor]))
-    among = run(opened, np.pad(alone, pads, constant_values=BRIGHT))[tensor]
-    want = run(opened, alone)[tensor]
-    start = [wide[axis] // strides[axis] if k == axis else 0 for k in range(len(axes))]
-    seen = part(among, range(2, among.ndim), start, want.shape[2:])
-    differs = np.moveaxis(~np.isclose(seen, want, rtol=1e-4, atol=0), 2 + axis, 0)
-    return np.asarray(differs.reshape(len(differs), -1).any(axis=1))

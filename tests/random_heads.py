@@ -21,7 +21,9 @@ def flatten(draw: Draw, net: Trunk) -> int:
     elif way == "chain":  # as torch exports view(x.size(0), -1)
         shape = net.emit("Shape", net.last)
         batch = net.emit("Gather <axis = 0>", shape, net.constant("int64[1]", "0"))
-        net.last = net.emit("Reshape", net.last, net.emit("Concat <axis = 0>", batch, net.constant("int64[1]", "-1")))
+        net.last = net.emit(
+            "Reshape", net.last, net.emit("Concat <axis = 0>", batch, net.constant("int64[1]", "-1"))
+        )
     else:
         net.last = net.emit("Reshape", net.last, net.constant("int64[2]", way))
     return int(net.channels * prod(net.cells))
@@ -29,7 +31,9 @@ def flatten(draw: Draw, net: Trunk) -> int:
 
 def pool_all(draw: Draw, net: Trunk) -> int:
     """A global pool, or a reduction, or a pool as large as the map; perhaps a 1x1 Conv behind it."""
-    way = draw(st.sampled_from(["GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool"]))
+    way = draw(
+        st.sampled_from(["GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool"])
+    )
     if way.startswith("Reduce"):
         net.last = net.emit(f"{way} <axes = [2, 3], keepdims = {draw(st.integers(0, 1))}>", net.last)
     elif way == "AveragePool":

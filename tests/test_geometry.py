@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import published
 import pytest
+import reach
 from done import convert
 from hypothesis import assume, given
 from random_nets import Trunk, trunks
@@ -64,7 +65,7 @@ def test_field_is_what_a_poke_reaches(trunk: Trunk) -> None:
     fields_of = [whole(axis) for axis in axes_of(analysis)]
     size = [w + s * (2 + 2 * n // s) for w, (_, n, s) in zip(trunk.window, fields_of, strict=True)]
     for k, (start, field, stride) in enumerate(fields_of):
-        lit = law.poked(model, "map", size, k)
+        lit = reach.poked(model, "map", size, k)
         fields = [(start + u * stride, start + u * stride + field) for u in range(lit.shape[1])]
         seen = [np.flatnonzero(lit[:, u]) for u in range(lit.shape[1])]
         inside = [u for u, (a, b) in enumerate(fields) if a >= 0 and b <= size[k]]
@@ -82,9 +83,9 @@ def whole(axis: Axis) -> tuple[int, int, int]:
 def test_margin_is_what_the_border_reaches(trunk: Trunk) -> None:
     model, analysis = with_head(trunk)
     axes = axes_of(analysis)
-    strides, reach = [whole(axis)[2] for axis in axes], max(axis.field.span(axis.cells).size for axis in axes)
+    strides, wide = [whole(axis)[2] for axis in axes], max(axis.field.span(axis.cells).size for axis in axes)
     for k, axis in enumerate(axes):
-        (a, b), soiled = axis.margin, law.soiled(model, "map", strides, k, int(reach))
+        (a, b), soiled = axis.margin, reach.soiled(model, "map", strides, k, int(wide))
         assert soiled.tolist() == [u < a or u >= axis.cells - b for u in range(axis.cells)]
 
 

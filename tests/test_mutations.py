@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-import mutations_of_nodes  # noqa: F401  (enters its kinds)
+import mutations_of_kernels  # noqa: F401  (these three enter their kinds)
+import mutations_of_nodes  # noqa: F401
+import mutations_of_windows  # noqa: F401
 import nets
 import numpy as np
 import onnx
