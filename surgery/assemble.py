@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from surgery.batch import Batches
 from surgery.dynamic import BATCH, freeze_sizes, narrow_constants, pad_apart, write_slides
 from surgery.errors import Refused
 from surgery.exact import Plan, Planned
@@ -41,10 +42,11 @@ def assemble(
     rest = [op for op in ops if id(op) not in inside]
     moving = moving_names(rest, trunk, facts)
     writer.part_windows(rest)
+    batches = Batches(build, facts, [facts.image, *trunk.maps])
     for op in rest:
         if op.outputs[0] in moving:
             build.prefix = op.name
-            writer.free_batch(op, moving)
+            batches.free(op)
     writer.open(rest, moving)
     return writer.unfold(moving)
 
@@ -229,33 +231,6 @@ class _Writer:
         whole = any(isinstance(v, gs.Graph) for op in body for v in op.node.attrs.values())
         step = rows if whole else rows_at_once(body, self.facts, self.plan.grid)
         self.parting.open(rows, step, {n for op in body for n in op.outputs if n})
-
-    def free_batch(self, op: Op, moving: set[str]) -> None:
-        """Let an op of the rest take more samples than the original's own batch."""
-        batch = self.facts.batch
-        if op.kind == "Reshape" and op.inputs[0] in moving:
-            old, new = op.in_shape(), list(op.out_shape())
-            if old[:1] == (batch,) and new[:1] == [batch] and not op.attr("allowzero"):
-                op.node.inputs[1] = self.build.ints("shape", [0, *new[1:]])
-            elif new and old[:1] == (batch,) and new[0] % batch == 0 and new[0] != 0:
-                op.node.inputs[1] = self.build.ints("shape", [-1, *new[1:]])
-        elif op.kind == "Expand" and op.inputs[0] in moving and op.out_shape()[:1] == (batch,):
-            op.node.inputs[1] = self.build.ints("shape", [1, *op.out_shape()[1:]])
-        elif op.kind == "Concat" and int(op.attr("axis")) % len(op.out_shape()) != 0:
-            self._widen_constants(op, moving)
-
-    def _widen_constants(self, op: Op, moving: set[str]) -> None:
-        """Repeat a constant that is joined to every sample."""
-        like = next(t for t, n in zip(op.node.inputs, op.inputs, strict=True) if n in moving)
-        for i, name in enumerate(op.inputs):
-            value = self.facts.values.get(name)
-            if value is None or value.ndim == 0 or value.shape[0] != self.facts.batch:
-                continue
-            one = self.constant("one", value[:1])
-            count = self.build.shape_of(like, 0, 1)
-            tail = self.build.ints("tail", value.shape[1:])
-            shape = self.build.emit("Concat", [count, tail], {"axis": 0})
-            op.node.inputs[i] = self.build.emit("Expand", [one, shape])
 
     # -------------------------------------------------------------- and back
 
