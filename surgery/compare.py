@@ -110,7 +110,7 @@ class Converted:
         facts = metadata_of(proto)
         self.reduce = facts.get("surgery.reduce", "")
         self.fragments = tuple(json.loads(facts.get("surgery.fragments", "[]")))
-        self._softs = softmax_inputs(proto.graph, HIDING)
+        self._softs = softmax_inputs(proto.graph, HIDING, through=("Transpose",))  # which moves features last
         self._session: Session | None = None
 
     def run(self, image: NDArray[Any], input_name: str, extra: Sequence[str] = ()) -> Arrays:
@@ -242,7 +242,7 @@ def _compare_map(
     *,
     hidden: bool = False,
 ) -> None:
-    """Compare answers at places of the grid; what goes into a last op may have its features in another order."""
+    """Compare answers at places of the grid; what goes into a last op may have features in another order."""
     space = len(grid)
     have = got.shape[-space:]
     floor = least or grid

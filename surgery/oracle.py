@@ -38,8 +38,13 @@ BYTES_AT_ONCE = 2**28
 Arrays = dict[str, NDArray[Any]]
 
 
-def softmax_inputs(graph: onnx.GraphProto, ops: Sequence[str] = SOFT) -> dict[str, str]:
-    """For each output that is a softmax (or another of `ops`), possibly reshaped, what goes into it."""
+def softmax_inputs(
+    graph: onnx.GraphProto, ops: Sequence[str] = SOFT, through: Sequence[str] = ()
+) -> dict[str, str]:
+    """For each output that is a softmax (or another of `ops`), possibly reshaped, what goes into it.
+
+    Ops named in `through` that lie before it are looked through.
+    """
     makers = {o: node for node in graph.node for o in node.output}
     found = {}
     for output in graph.output:
@@ -48,7 +53,7 @@ def softmax_inputs(graph: onnx.GraphProto, ops: Sequence[str] = SOFT) -> dict[st
             node = makers.get(node.input[0])
         if node is not None and node.op_type in ops:
             name = node.input[0]
-            while name in makers and makers[name].op_type in ("Transpose", "Identity"):
+            while name in makers and makers[name].op_type in through:
                 name = makers[name].input[0]
             found[output.name] = name
     return found

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import law
 import nets
 import numpy as np
 import onnx
+import pytest
 from done import Done, convert
 
 IMAGE = "float[1,2,9,8] image"
 TRUNK = "c0 = Conv <strides = [2, 1]> (image, trunk_w, trunk_b) map = Relu (c0)"  # map: [1, 3, 4, 6]
 TRUNK_WEIGHTS = "float[3,2,3,3] trunk_w, float[3] trunk_b"
 SIZES = ((14, 10), (10, 11))  # with one side that the stride does not divide
-OPSETS = (9, 11, 13, 17, 21, 23, 26)  # each brought another spelling of ops of a head
+OPSETS = (9, 11, 13, 18, 26)  # each brought another spelling of ops of a head
 
 NUMBERS = re.compile(r"(\w+) = (?:\[([-\d, ]*)\]|(-?\d+\.\d*)|(-?\d+))(?= |$)")
 AS_INPUT = {"Squeeze": 13, "Unsqueeze": 13, "ReduceSum": 13}  # axes became an input at these opsets
 AXES = re.compile(r"(\w+) = (\w+)\[([-\d, ]*)\]( <[^>]*>)? \((\w+)\)")
+
+
+def at_opsets(table: Mapping[str, Any], least: int = OPSETS[0]) -> list[Any]:
+    """Each name of a table with three opsets: the oldest it has, 13 and the newest.
+
+    Where an entry is a tuple it begins with the opset that its ops are known from.
+    """
+    params = []
+    for name, entry in table.items():
+        since = max(entry[0] if isinstance(entry, tuple) and isinstance(entry[0], int) else least, least)
+        for opset in sorted({since, max(since, 13), OPSETS[-1]}):
+            params.append(pytest.param(name, opset, id=f"{name}-{opset}"))
+    return params
 
 
 def spelled(lines: str, opset: int) -> str:

@@ -63,7 +63,8 @@ FOLDED = {
         "float[1,4,3] scores",
     ),
     "a Conv over features (ECA)": (
-        "u = Unsqueeze[1] (h) c = Conv <pads = [1, 1]> (u, k) s = Sigmoid (c) q = Squeeze[1] (s) scores = Mul (h, q)",
+        "u = Unsqueeze[1] (h) c = Conv <pads = [1, 1]> (u, k) s = Sigmoid (c) q = Squeeze[1] (s) "
+        "scores = Mul (h, q)",
         "float[1,1,3] k",
         "float[1,12] scores",
     ),
@@ -98,10 +99,13 @@ q = Gemm (f, wq, b1) k = Gemm (f, wk, b1) v = Gemm (f, wv, b1)
 r = [0, 3, 2, 2] q0 = Reshape (q, r) k0 = Reshape (k, r) v0 = Reshape (v, r)
 q1 = Transpose <perm = [0, 2, 1, 3]> (q0) k1 = Transpose <perm = [0, 2, 3, 1]> (k0)
 v1 = Transpose <perm = [0, 2, 1, 3]> (v0)
-a = MatMul (q1, k1) half = 0.5 s = Mul (a, half) m = Add (s, mask) p = Softmax <axis = -1> (m) o = MatMul (p, v1)
-o1 = Transpose <perm = [0, 2, 1, 3]> (o) z = [0, 12] o2 = Reshape (o1, z) scores = Gemm (o2, w2, b2)
+a = MatMul (q1, k1) half = 0.5 s = Mul (a, half) m = Add (s, mask) p = Softmax <axis = -1> (m)
+o = MatMul (p, v1) o1 = Transpose <perm = [0, 2, 1, 3]> (o) z = [0, 12] o2 = Reshape (o1, z) scores = Gemm (o2, w2, b2)
 """
-ATTENTION_WEIGHTS = "float[72,12] wq, float[72,12] wk, float[72,12] wv, float[12] b1, float[3,3] mask, float[12,5] w2, float[5] b2"
+ATTENTION_WEIGHTS = (
+    "float[72,12] wq, float[72,12] wk, float[72,12] wv, float[12] b1, float[3,3] "
+    "mask, float[12,5] w2, float[5] b2"
+)
 
 
 def attention() -> onnx.ModelProto:
@@ -121,7 +125,8 @@ def test_attention_over_features_stays_folded() -> None:
 
 def test_pure_conv_refuses_to_fold() -> None:
     says = (
-        r"cannot lift MatMul 'a' -> 'a': both its sides, \[1, 2, 3, 2\] and \[1, 2, 2, 3\], depend on the image; "
+        r"cannot lift MatMul 'a' -> 'a': both its sides, \[1, 2, 3, 2\] and \[1, 2, 2, 3\], depend on "
+        r"the image; "
         r"it could be folded into the batch, which --pure-conv forbids"
     )
     with pytest.raises(surgery.Refused, match=says):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from heads import OPSETS, assert_lifted, net
+from heads import assert_lifted, at_opsets, net
 
 FC = "scores = Gemm <transB = 1> (f, w, b)"
 FC_WEIGHTS = "float[5,72] w, float[5] b"
@@ -33,7 +33,8 @@ FLATTENS = {
     ),
     "a product of the dims": (
         "s = Shape (map) i = [1, 2, 3] d = Gather (s, i) z = [0] "
-        "n = Gather (s, z) k = ReduceProd[0] <keepdims = 1> (d) t = Concat <axis = 0> (n, k) f = Reshape (map, t)"
+        "n = Gather (s, z) k = ReduceProd[0] <keepdims = 1> (d) t = Concat <axis = 0> (n, k) f = "
+        "Reshape (map, t)"
     ),
     "channels last before it": "t = Transpose <perm = [0, 2, 3, 1]> (map) f = Flatten (t)",
     "columns first before it": "t = Transpose <perm = [0, 3, 2, 1]> (map) f = Flatten (t)",
@@ -50,8 +51,7 @@ FLATTENS = {
 }
 
 
-@pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("name", FLATTENS)
+@pytest.mark.parametrize(("name", "opset"), at_opsets(FLATTENS))
 def test_flatten(name: str, opset: int) -> None:
     assert_lifted(net(f"{FLATTENS[name]} {FC}", FC_WEIGHTS, opset=opset))
 
@@ -78,7 +78,8 @@ def test_reshape_that_allows_zero(dims: str) -> None:
 POOLED = {
     "GlobalAveragePool, Flatten": "p = GlobalAveragePool (map) f = Flatten (p)",
     "GlobalMaxPool, Squeeze": "p = GlobalMaxPool (map) f = Squeeze[2, 3] (p)",
-    "GlobalAveragePool, Squeeze one by one": "p = GlobalAveragePool (map) q = Squeeze[3] (p) f = Squeeze[2] (q)",
+    "GlobalAveragePool, Squeeze one by one": "p = GlobalAveragePool (map) q = Squeeze[3] (p) f = "
+    "Squeeze[2] (q)",
     "ReduceMean": "f = ReduceMean[2, 3] <keepdims = 0> (map)",
     "ReduceMean from the end": "f = ReduceMean[-1, -2] <keepdims = 0> (map)",
     "ReduceMean with dims kept": "p = ReduceMean[2, 3] <keepdims = 1> (map) f = Flatten (p)",
@@ -106,8 +107,7 @@ POOLED = {
 }
 
 
-@pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize(("name", "opset"), at_opsets(POOLED))
 def test_global_pool(name: str, opset: int) -> None:
     weights = "float[5,3] w, float[5] b, float[3,3,1,1] k, float[3,6,1,1] k2"
     assert_lifted(net(f"{POOLED[name]} {FC}", weights, opset=opset))
@@ -181,19 +181,10 @@ PRODUCTS = {
 }
 
 
-@pytest.mark.parametrize("opset", [11, 13, 21])
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize(("name", "opset"), at_opsets(PRODUCTS, 11))
 def test_product(name: str, opset: int) -> None:
     lines, weights = PRODUCTS[name]
     assert_lifted(net(f"f = Flatten (map) {lines}", weights, opset=opset))
-
-
-EINSUMS = {
-    "bi,io->bo": "float[72,5] w",
-    "bi,oi->bo": "float[5,72] w",
-    "i b , i o -> i o": "",
-    "ab,cb": "float[5,72] w",
-}
 
 
 @pytest.mark.parametrize("equation", ["bi,io->bo", "bi,oi->bo", "ab,cb", "ni,...oi->n...o"])
@@ -215,11 +206,14 @@ def test_einsum_the_other_way(equation: str) -> None:
 
 
 MADE = {
-    "Constant": "w = Constant <value = float[1,5] {1.0, -2.0, 3.0, 0.5, 2.5}> () m = ReduceMean[1] <keepdims = 1> (f) scores = MatMul (m, w)",
-    "ConstantOfShape": "s = [72, 5] k = ConstantOfShape <value = float[1] {0.25}> (s) w = Add (k, v) scores = MatMul (f, w)",
+    "Constant": "w = Constant <value = float[1,5] {1.0, -2.0, 3.0, 0.5, 2.5}> () m = ReduceMean[1] "
+    "<keepdims = 1> (f) scores = MatMul (m, w)",
+    "ConstantOfShape": "s = [72, 5] k = ConstantOfShape <value = float[1] {0.25}> (s) w = Add (k, v) "
+    "scores = MatMul (f, w)",
     "Cast": "w = Cast <to = 1> (d) scores = MatMul (f, w)",
     "Transpose": "w = Transpose (t) scores = MatMul (f, w)",
-    "Transpose of a Reshape": "s = [5, 72] r = Reshape (v, s) w = Transpose <perm = [1, 0]> (r) scores = MatMul (f, w)",
+    "Transpose of a Reshape": "s = [5, 72] r = Reshape (v, s) w = Transpose <perm = [1, 0]> (r) "
+    "scores = MatMul (f, w)",
     "Identity": "w = Identity (v) scores = MatMul (f, w)",
     "Unsqueeze, Squeeze": "u = Unsqueeze[0] (v) w = Squeeze[0] (u) scores = MatMul (f, w)",
     "Slice of a larger": "i = [0, 2, 4, 6, 8] w = Gather <axis = 1> (l, i) scores = MatMul (f, w)",
@@ -227,8 +221,7 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("opset", [9, 13, 21])
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(("name", "opset"), at_opsets(MADE))
 def test_weight_made_by_nodes(name: str, opset: int) -> None:
     weights = "float[72,5] v, double[72,5] d, float[5,72] t, float[72,9] l"
     assert_lifted(net(f"f = Flatten (map) {MADE[name]}", weights, opset=opset))
@@ -246,27 +239,28 @@ def test_initializers_among_the_inputs() -> None:
 # ------------------------------------------------ several branches
 
 BRANCHES = {
-    "maps of other channels": (120, "d = Conv (map, k) g = Flatten (d) f = Concat <axis = 1> (e, g)"),
+    "maps of other channels": ("d = Conv (map, k) g = Flatten (d) f = Concat <axis = 1> (e, g)", 120),
     "maps of other sizes": (
+        "d = Conv (map, k) g = Flatten (d) h = GlobalMaxPool (map) i = Flatten (h) f = Concat <axis "
+        "= 1> (g, e, i)",
         123,
-        "d = Conv (map, k) g = Flatten (d) h = GlobalMaxPool (map) i = Flatten (h) f = Concat <axis = 1> (g, e, i)",
     ),
     "maps of other strides": (
+        "d = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (map) g = Flatten (d) f = Concat "
+        "<axis = -1> (e, g)",
         90,
-        "d = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (map) g = Flatten (d) f = Concat <axis = -1> (e, g)",
     ),
-    "one map twice": (144, "r = Neg (map) g = Flatten (r) f = Concat <axis = 1> (e, g)"),
-    "a branch with a layer": (79, "h = Gemm (e, v, n) g = Relu (h) f = Concat <axis = 1> (g, e)"),
-    "a constant": (74, "f = Concat <axis = 1> (e, k0)"),
-    "a constant first": (74, "f = Concat <axis = 1> (k0, e)"),
-    "features and a constant": (9, "h = Gemm (e, v, n) f = Concat <axis = 1> (h, k0)"),
-    "features, cells and a constant": (81, "h = Gemm (e, v, n) f = Concat <axis = 1> (k0, h, e)"),
+    "one map twice": ("r = Neg (map) g = Flatten (r) f = Concat <axis = 1> (e, g)", 144),
+    "a branch with a layer": ("h = Gemm (e, v, n) g = Relu (h) f = Concat <axis = 1> (g, e)", 79),
+    "a constant": ("f = Concat <axis = 1> (e, k0)", 74),
+    "a constant first": ("f = Concat <axis = 1> (k0, e)", 74),
+    "features and a constant": ("h = Gemm (e, v, n) f = Concat <axis = 1> (h, k0)", 9),
+    "features, cells and a constant": ("h = Gemm (e, v, n) f = Concat <axis = 1> (k0, h, e)", 81),
 }
 
 
-@pytest.mark.parametrize("opset", [9, 13, 21])
-@pytest.mark.parametrize("name", BRANCHES)
+@pytest.mark.parametrize(("name", "opset"), at_opsets(BRANCHES))
 def test_branches(name: str, opset: int) -> None:
-    width, lines = BRANCHES[name]
+    lines, width = BRANCHES[name]
     weights = f"float[4,3,2,3] k, float[72,7] v, float[7] n, float[1,2] k0, float[{width},5] w, float[5] b"
     assert_lifted(net(f"e = Flatten (map) {lines} scores = Gemm (f, w, b)", weights, opset=opset))

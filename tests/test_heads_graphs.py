@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import nets
-import numpy as np
 import onnx
 import pytest
-from heads import TRUNK, assert_lifted, net
-from onnx import TensorProto, helper, numpy_helper
+from heads import assert_lifted, net
 
 import surgery
 
@@ -24,7 +21,11 @@ def test_local_functions_are_inlined() -> None:
     head (x, w, b) => (y) { f = Flatten (x) y = mine.dense <alpha = 0.5> (f, w, b) }
     """
     model = net(
-        "scores = mine.head (map, w, b)", FC, opset=17, domains=', "mine": 1', functions=functions.replace("\n", " ")
+        "scores = mine.head (map, w, b)",
+        FC,
+        opset=17,
+        domains=', "mine": 1',
+        functions=functions.replace("\n", " "),
     )
     assert_lifted(model)
 
@@ -33,13 +34,17 @@ def test_local_functions_are_inlined() -> None:
 
 THEN = "a = Flatten (map) h = Gemm <transB = 1> (a, w, b) y = Relu (h)"
 ELSE = "a = Flatten (map) h = Gemm <transB = 1> (a, v, b) y = Neg (h)"
-BRANCHES = f"then_branch = yes () => (float[1,5] y) {{ {THEN} }}, else_branch = no () => (float[1,5] y) {{ {ELSE} }}"
+BRANCHES = (
+    f"then_branch = yes () => (float[1,5] y) {{ {THEN} }}, else_branch = no () => (float[1,5] y) {{ {ELSE} }}"
+)
 BRANCH_WEIGHTS = f"{FC}, float[5,72] v"
 
 
 @pytest.mark.parametrize("truth", [0, 1])
 def test_a_constant_decides_an_if(truth: int) -> None:
-    lines = f"c = Constant <value = bool {{{truth}}}> () s = If <{BRANCHES}> (c) scores = Softmax <axis = 1> (s)"
+    lines = (
+        f"c = Constant <value = bool {{{truth}}}> () s = If <{BRANCHES}> (c) scores = Softmax <axis = 1> (s)"
+    )
     done = assert_lifted(net(lines, BRANCH_WEIGHTS))
     assert not any(node.op_type == "If" for node in done.proto.graph.node)
 
@@ -51,61 +56,85 @@ def test_an_initializer_decides_an_if() -> None:
 def test_the_shape_decides_an_if() -> None:
     """As torch exports a squeeze of a dim that may be 1."""
     lines = (
-        "p = ReduceMean[2, 3] <keepdims = 1> (map) s = Shape (p) two = 2 n = Gather (s, two) one = 1 c = Equal (n, one) "
-        "f = If <then_branch = yes () => (float[1,3,1] y) { i = Constant <value = int64[1] {2}> () y = Squeeze (p, i) }, "
-        "else_branch = no () => (float[1,3,1,1] y) { y = Identity (p) }> (c) g = Flatten (f) scores = Gemm (g, w0, b)"
+        "p = ReduceMean[2, 3] <keepdims = 1> (map) s = Shape (p) two = 2 n = Gather (s, two) one = 1 "
+        "c = Equal (n, one) "
+        "f = If <then_branch = yes () => (float[1,3,1] y) { i = Constant <value = int64[1] {2}> () y "
+        "= Squeeze (p, i) }, "
+        "else_branch = no () => (float[1,3,1,1] y) { y = Identity (p) }> (c) g = Flatten (f) scores "
+        "= Gemm (g, w0, b)"
     )
     assert_lifted(net(lines, "float[3,5] w0, float[5] b"))
 
 
 def test_an_if_in_a_branch() -> None:
-    inner = f"d = Constant <value = bool {{0}}> () y = If <{BRANCHES.replace(' y', ' z').replace('y = ', 'z = ')}> (d)"
+    inner = (
+        f"d = Constant <value = bool {{0}}> () y = If "
+        f"<{BRANCHES.replace(' y', ' z').replace('y = ', 'z = ')}> (d)"
+    )
     lines = (
         "c = Constant <value = bool {1}> () scores = If <"
-        f"then_branch = outer () => (float[1,5] y) {{ {inner} }}, else_branch = no2 () => (float[1,5] y) {{ y = Identity (k) }}> (c)"
+        f"then_branch = outer () => (float[1,5] y) {{ {inner} }}, else_branch = no2 () => (float[1,5] "
+        f"y) {{ y = Identity (k) }}> (c)"
     )
     assert_lifted(net(lines, f"{BRANCH_WEIGHTS}, float[1,5] k"))
 
 
 def test_the_image_decides_an_if() -> None:
-    lines = f"m = GlobalMaxPool (map) n = ReduceMax <keepdims = 0> (m) z = 0.5 c = Greater (n, z) scores = If <{BRANCHES}> (c)"
-    with pytest.raises(surgery.Refused, match=r"If .scores.: the image decides which branch runs"):
+    lines = (
+        f"m = GlobalMaxPool (map) n = ReduceMax <keepdims = 0> (m) z = 0.5 c = Greater (n, z) "
+        f"scores = If <{BRANCHES}> (c)"
+    )
+    with pytest.raises(surgery.Refused, match=r"If 'scores'.*: the image decides which branch runs"):
         surgery.convert(net(lines, BRANCH_WEIGHTS))
 
 
 # ------------------------------------------------ fused ops
 
 FUSED = {
-    "FusedGemm": ('f = Flatten (map) scores = com.microsoft.FusedGemm <transB = 1, activation = "Relu"> (f, w, b)', FC),
+    "FusedGemm": (
+        'f = Flatten (map) scores = com.microsoft.FusedGemm <transB = 1, activation = "Relu"> (f, w, b)',
+        FC,
+    ),
     "FusedGemm, LeakyRelu": (
-        'f = Flatten (map) scores = com.microsoft.FusedGemm <transB = 1, alpha = 0.5, activation = "LeakyRelu", '
+        "f = Flatten (map) scores = com.microsoft.FusedGemm <transB = 1, alpha = 0.5, activation = "
+        '"LeakyRelu", '
         "activation_alpha = 0.3> (f, w, b)",
         FC,
     ),
     "FusedConv": (
-        'd = com.microsoft.FusedConv <activation = "Tanh", strides = [1, 2]> (map, k, kb) f = Flatten (d) scores = Gemm (f, u, b)',
+        'd = com.microsoft.FusedConv <activation = "Tanh", strides = [1, 2]> (map, k, kb) f = '
+        "Flatten (d) scores = Gemm (f, u, b)",
         "float[4,3,2,2] k, float[4] kb, float[36,5] u, float[5] b",
     ),
     "FusedConv, Clip": (
-        'd = com.microsoft.FusedConv <activation = "Clip", activation_params = [-0.2, 0.4]> (map, k) f = Flatten (d) '
+        'd = com.microsoft.FusedConv <activation = "Clip", activation_params = [-0.2, 0.4]> (map, k) '
+        "f = Flatten (d) "
         "scores = Gemm (f, u, b)",
         "float[4,3,2,2] k, float[60,5] u, float[5] b",
     ),
     "FusedConv, a sum": (
-        'd = com.microsoft.FusedConv <activation = "Relu", kernel_shape = [1, 1]> (map, k, kb, map) f = Flatten (d) '
+        'd = com.microsoft.FusedConv <activation = "Relu", kernel_shape = [1, 1]> (map, k, kb, map) '
+        "f = Flatten (d) "
         "scores = Gemm (f, u, b)",
         "float[3,3,1,1] k, float[3] kb, float[72,5] u, float[5] b",
     ),
     "FusedConv in the head": (
-        'p = GlobalAveragePool (map) d = com.microsoft.FusedConv <activation = "HardSigmoid", activation_params = [0.3, 0.4]> (p, k) '
+        'p = GlobalAveragePool (map) d = com.microsoft.FusedConv <activation = "HardSigmoid", '
+        "activation_params = [0.3, 0.4]> (p, k) "
         "scores = Flatten (d)",
         "float[5,3,1,1] k",
     ),
     "Gelu": ("f = Flatten (map) h = Gemm <transB = 1> (f, w, b) scores = com.microsoft.Gelu (h)", FC),
-    "QuickGelu": ("f = Flatten (map) h = Gemm <transB = 1> (f, w, b) scores = com.microsoft.QuickGelu (h)", FC),
+    "QuickGelu": (
+        "f = Flatten (map) h = Gemm <transB = 1> (f, w, b) scores = com.microsoft.QuickGelu (h)",
+        FC,
+    ),
     "FastGelu": ("f = Flatten (map) h = Gemm <transB = 1> (f, w) scores = com.microsoft.FastGelu (h, b)", FC),
     "BiasGelu": ("f = Flatten (map) h = Gemm <transB = 1> (f, w) scores = com.microsoft.BiasGelu (h, b)", FC),
-    "Gelu in the trunk": ("g = com.microsoft.Gelu (map) f = Flatten (g) scores = Gemm <transB = 1> (f, w, b)", FC),
+    "Gelu in the trunk": (
+        "g = com.microsoft.Gelu (map) f = Flatten (g) scores = Gemm <transB = 1> (f, w, b)",
+        FC,
+    ),
 }
 
 
@@ -119,7 +148,10 @@ def test_fused_ops_of_onnxruntime(name: str) -> None:
 def test_a_model_that_onnxruntime_has_optimized(level: str, tmp_path: pytest.TempPathFactory) -> None:
     import onnxruntime as ort
 
-    model = net("f = Flatten (map) h = Gemm <transB = 1> (f, w, b) r = Relu (h) scores = Gemm <transB = 1> (r, v, b)", FC + ", float[5,5] v")
+    model = net(
+        "f = Flatten (map) h = Gemm <transB = 1> (f, w, b) r = Relu (h) scores = Gemm <transB = 1> (r, v, b)",
+        FC + ", float[5,5] v",
+    )
     options = ort.SessionOptions()
     options.optimized_model_filepath = f"{tmp_path}/optimized.onnx"
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
@@ -127,18 +159,3 @@ def test_a_model_that_onnxruntime_has_optimized(level: str, tmp_path: pytest.Tem
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     done = assert_lifted(onnx.load(f"{tmp_path}/optimized.onnx"))
     assert not any(node.op_type.startswith("Fused") for node in done.proto.graph.node)
-
-# ------------------------------------------------ types
-
-HALF_FLOAT = "float16"
-
-
-def typed(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
-    """The same model in another float type."""
-    numpy_kind = helper.tensor_dtype_to_np_dtype(kind)
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(numpy_kind), tensor.name))
-    for value in [*model.graph.input, *model.graph.output]:
-        value.type.tensor_type.elem_type = kind
-    return model

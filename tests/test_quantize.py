@@ -3,68 +3,39 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import law
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
+import small
 from done import convert
 from heads import SIZES, assert_lifted, net
-from onnx import numpy_helper
-
-import surgery
+from small import SCALES, STEPS, filled, integers, weights_of
 
 MICROSOFT = ', "com.microsoft": 1'
 
 
-def kinds(model: onnx.ModelProto) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph.node)
-
-
-def weights_of(model: onnx.ModelProto, op: str, place: int = 1) -> list[np.ndarray[Any, Any]]:
-    """The constants that ops of a kind read at an input, through a DequantizeLinear where there is one."""
-    makers = {node.output[0]: node for node in model.graph.node}
-    held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    found = []
-    for node in model.graph.node:
-        if node.op_type == op:
-            name = node.input[place]
-            maker = makers.get(name)
-            found.append(held[maker.input[0] if maker is not None else name])
-    return found
-
-
 @pytest.fixture(autouse=True)
 def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let onnxruntime compute what the model says.
-
-    By default it quantizes the features of a MatMul by small integers once more (MatMulNBits).
-    """
-
-    def session(model: onnx.ModelProto) -> Any:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    monkeypatch.setattr(law, "session", session)
+    """Let onnxruntime compute what the model says."""
+    monkeypatch.setattr(law, "session", small.session)
 
 
 # ------------------------------------------------ as onnxruntime's own quantizer writes them
 
 TWO_LAYERS = (
-    "f = Flatten (map) h = Gemm <transB = 1> (f, w, b) r = Relu (h) l = Gemm (r, v, c) scores = Softmax <axis = 1> (l)",
+    "f = Flatten (map) h = Gemm <transB = 1> (f, w, b) r = Relu (h) l = Gemm (r, v, c) scores = "
+    "Softmax <axis = 1> (l)",
     "float[12,72] w, float[12] b, float[12,5] v, float[5] c",
 )
 NETS = {
     "Gemm": TWO_LAYERS,
     "MatMul, Add": (
-        "f = Flatten (map) m = MatMul (f, w) h = Add (m, b) r = Sigmoid (h) n = MatMul (r, v) scores = Add (n, c)",
+        "f = Flatten (map) m = MatMul (f, w) h = Add (m, b) r = Sigmoid (h) n = MatMul (r, v) scores "
+        "= Add (n, c)",
         "float[72,12] w, float[12] b, float[12,5] v, float[5] c",
     ),
     "global pool": (
@@ -143,8 +114,6 @@ def test_fragments_of_a_quantized_trunk(tmp_path: Path) -> None:
 
 # ------------------------------------------------ the axis moves with the weight
 
-STEPS = "q = QuantizeLinear (map, s, z) d = DequantizeLinear (q, s, z) f = Flatten (d)"
-SCALES = "float s = {0.05}, uint8 z = {0}"
 PER_CHANNEL = {
     "Gemm transB, axis 0": (
         "e = DequantizeLinear <axis = 0> (w, ws, wz) scores = Gemm <transB = 1> (f, e)",
@@ -158,24 +127,11 @@ PER_CHANNEL = {
         "5,72",
     ),
     "through a Reshape": (
-        "e = DequantizeLinear <axis = 0> (w, ws, wz) r = [5, 72] t = Reshape (e, r) scores = Gemm <transB = 1> (f, t)",
+        "e = DequantizeLinear <axis = 0> (w, ws, wz) r = [5, 72] t = Reshape (e, r) scores = Gemm "
+        "<transB = 1> (f, t)",
         "5,3,4,6",
     ),
 }
-
-
-def filled(model: onnx.ModelProto, **values: Any) -> onnx.ModelProto:
-    """The model with other values in some initializers, of the same type."""
-    for tensor in model.graph.initializer:
-        if tensor.name in values:
-            old = numpy_helper.to_array(tensor)
-            new = np.broadcast_to(np.asarray(values[tensor.name]), old.shape).astype(old.dtype)
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(new), tensor.name))
-    return model
-
-
-def integers(shape: Any, low: int = -60, high: int = 60) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(3).integers(low, high, shape)
 
 
 @pytest.mark.parametrize("zero", [0, 3])
@@ -240,134 +196,3 @@ def test_scales_that_no_conv_has_give_a_float_weight(name: str) -> None:
     shape = next(t.dims for t in model.graph.initializer if t.name == "ws")
     done = assert_lifted(filled(model, w=integers((72, 5)), ws=rng.uniform(0.001, 0.01, shape), wz=0))
     assert weights_of(done.proto, "Conv")[-1].dtype == np.float32
-
-
-# ------------------------------------------------ products of integers
-
-U8 = "q = QuantizeLinear (map, s, z) f = Flatten (q)"
-PRODUCTS = {
-    "MatMulInteger": ("m = MatMulInteger (f, w, z) scores = Cast <to = 1> (m)", "int8[72,5] w"),
-    "MatMulInteger without zero points": (
-        "m = MatMulInteger (f, w) scores = Cast <to = 1> (m)",
-        "int8[72,5] w",
-    ),
-    "MatMulInteger with zero points": (
-        "m = MatMulInteger (f, w, z, wz) scores = Cast <to = 1> (m)",
-        "int8[72,5] w, int8 wz",
-    ),
-    "MatMulInteger, a zero point per output": (
-        "m = MatMulInteger (f, w, z, wz) scores = Cast <to = 1> (m)",
-        "int8[72,5] w, int8[5] wz",
-    ),
-    "MatMulInteger, unsigned": (
-        "m = MatMulInteger (f, w, z, wz) scores = Cast <to = 1> (m)",
-        "uint8[72,5] w, uint8 wz",
-    ),
-    "MatMulInteger of several maps": (
-        "n = MaxPool <kernel_shape = [4, 6]> (q) e = Flatten (n) g = Concat <axis = 1> (f, e) "
-        "m = MatMulInteger (g, w, z) scores = Cast <to = 1> (m)",
-        "int8[75,5] w",
-    ),
-    "QLinearMatMul": (
-        "m = QLinearMatMul (f, s, z, w, ws, wz, ys, yz) scores = DequantizeLinear (m, ys, yz)",
-        "int8[72,5] w, float ws, int8 wz, float ys = {0.05}, uint8 yz = {128}",
-    ),
-    "QLinearMatMul, a scale per output": (
-        "m = QLinearMatMul (f, s, z, w, ws, wz, ys, yz) scores = DequantizeLinear (m, ys, yz)",
-        "int8[72,5] w, float[5] ws, int8[5] wz, float ys = {0.05}, uint8 yz = {128}",
-    ),
-    "QLinearMatMul of several maps": (
-        "n = MaxPool <kernel_shape = [4, 6]> (q) e = Flatten (n) g = Concat <axis = 1> (f, e) "
-        "m = QLinearMatMul (g, s, z, w, ws, wz, ys, yz) scores = DequantizeLinear (m, ys, yz)",
-        "int8[75,5] w, float ws, int8 wz, float ys = {0.05}, uint8 yz = {128}",
-    ),
-    "QGemm": (
-        "m = com.microsoft.QGemm <transB = 1> (f, s, z, w, ws, wz, b, ys, yz) scores = DequantizeLinear (m, ys, yz)",
-        "int8[5,72] w, float[5] ws, int8[5] wz, int32[5] b, float ys = {0.05}, uint8 yz = {128}",
-    ),
-    "QGemm, alpha": (
-        "m = com.microsoft.QGemm <alpha = 0.5> (f, s, z, w, ws, wz, b, ys, yz) scores = DequantizeLinear (m, ys, yz)",
-        "int8[72,5] w, float ws, int8 wz, int32[1,5] b, float ys = {0.05}, uint8 yz = {128}",
-    ),
-    "QGemm that gives floats": (
-        "scores = com.microsoft.QGemm <transB = 1> (f, s, z, w, ws, wz, b)",
-        "int8[5,72] w, float[5] ws, int8[5] wz, int32[5] b",
-    ),
-    "QGemm without bias": (
-        "scores = com.microsoft.QGemm <transB = 1> (f, s, z, w, ws, wz)",
-        "int8[5,72] w, float ws, int8 wz",
-    ),
-    "ConvInteger behind a pool": (
-        "n = MaxPool <kernel_shape = [4, 6]> (q) c = ConvInteger (n, w, z) d = Cast <to = 1> (c) scores = Flatten (d)",
-        "int8[5,3,1,1] w",
-    ),
-    "ConvInteger over the window": (
-        "c = ConvInteger (q, w, z) d = Cast <to = 1> (c) scores = Flatten (d)",
-        "int8[5,3,4,6] w",
-    ),
-    "QLinearConv over the window": (
-        "c = QLinearConv (q, s, z, w, ws, wz, ys, yz, b) d = DequantizeLinear (c, ys, yz) scores = Flatten (d)",
-        "int8[5,3,4,6] w, float[5] ws, int8[5] wz, int32[5] b, float ys = {0.05}, uint8 yz = {128}",
-    ),
-    "a scale per feature": (
-        "d = DequantizeLinear <axis = 1> (q, fs, fz) e = Flatten (d) m = MatMul (e, u) n = QuantizeLinear <axis = 1> (m, gs, gz) "
-        "scores = DequantizeLinear <axis = 1> (n, gs, gz)",
-        "float[3] fs = {0.1, 0.2, 0.3}, uint8[3] fz = {0, 1, 2}, float[72,5] u, float[5] gs = {0.1, 0.2, 0.3, 0.1, 0.2}, "
-        "int8[5] gz = {0, 1, 2, 3, -4}",
-    ),
-    "another scale for what is flattened": (
-        "d = DequantizeLinear (f, s, z) e = QuantizeLinear (d, ys, yz) g = DequantizeLinear (e, ys, yz) scores = MatMul (g, u)",
-        "float ys = {0.02}, int8 yz = {-3}, float[72,5] u",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_product_of_integers(name: str) -> None:
-    lines, weights = PRODUCTS[name]
-    model = net(f"{U8} {lines}", f"{SCALES}, {weights}", domains=MICROSOFT)
-    values: dict[str, Any] = {"ws": 0.01, "wz": 0, "b": [100, -300, 500, 0, 200]}
-    for tensor in model.graph.initializer:
-        if tensor.name == "w":
-            low, high = (0, 255) if tensor.data_type == onnx.TensorProto.UINT8 else (-60, 60)
-            values["w"] = integers(tuple(tensor.dims), low, high)
-        elif tensor.name == "ws" and tensor.dims:
-            values["ws"] = np.linspace(0.005, 0.02, 5)
-        elif tensor.name == "wz" and "Integer" in name:
-            values["wz"] = [3, 0, -2, 1, 0] if tensor.dims else 4
-    if "per output" in name and "Integer" in name:
-        values["w"] = values["w"] // 2
-    assert_lifted(filled(model, **values))
-
-
-# ------------------------------------------------ refusals
-
-REFUSALS = {
-    "a scale of the whole tensor": (
-        "f = Flatten (map) q, s, z = DynamicQuantizeLinear (f) m = MatMulInteger (q, w, z) scores = Cast <to = 1> (m)",
-        "int8[72,5] w",
-        r"cannot lift DynamicQuantizeLinear 'q' -> 'q': it takes its scale from the whole tensor, .* Quantize statically",
-    ),
-    "a dynamic scale in the trunk": (
-        "q, s, z = DynamicQuantizeLinear (map) d = DequantizeLinear (q, s, z) c = Conv (d, k) f = Flatten (c) scores = MatMul (f, w)",
-        "float[3,3,2,2] k, float[45,5] w",
-        r"DynamicQuantizeLinear 'q': it takes its scale from the whole image",
-    ),
-    "two matrices of the image": (
-        f"{U8} u = Unsqueeze[2] (f) v = Unsqueeze[1] (f) m = MatMulInteger (u, v) c = Cast <to = 1> (m) scores = ReduceMax[2] <keepdims = 0> (c)",
-        SCALES,
-        r"cannot lift MatMulInteger 'm' -> 'm': its matrix depends on the image",
-    ),
-    "a product per row": (
-        f"{U8} r = [0, 3, 24] g = Reshape (q, r) m = MatMulInteger (g, w) c = Cast <to = 1> (m) scores = ReduceMax[1] <keepdims = 0> (c)",
-        f"{SCALES}, int8[24,5] w",
-        r"cannot lift MatMulInteger 'm' -> 'm': of \[1, 3, 24\] and \[24, 5\] it makes a product per row",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSALS)
-def test_refusal(name: str) -> None:
-    lines, weights, says = REFUSALS[name]
-    with pytest.raises(surgery.Refused, match=says):
-        surgery.convert(net(lines, weights))

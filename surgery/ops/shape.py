@@ -25,13 +25,26 @@ def regroup(op: Op, inputs: list[Any]) -> Map:
     if not isinstance(x, Map):
         raise NoRule("its shape, not its data, depends on the image")
     shape = op.out_shape()
-    homes = follow_dims(x.shape, shape)
+    homes = homes_of(op, x.shape, shape)
     axes = [homes[a] for a in x.axes]
     if any(a is None for a in axes):
         raise EndsTrunk("it folds positions into features")
     if shape[0] != x.shape[0]:
         raise EndsTrunk(f"it moves the batch: {list(x.shape)} becomes {list(shape)}")
     return Map(shape, tuple(int(a) for a in axes if a is not None), x.geometry)
+
+
+def homes_of(op: Op, old: tuple[int, ...], new: tuple[int, ...]) -> list[int | None]:
+    """Where each dim goes; Squeeze and Unsqueeze say which of several dims of 1 they mean."""
+    axes = op.setting("axes", 1, 13) if op.kind in ("Squeeze", "Unsqueeze") else None
+    if axes is None:
+        return follow_dims(old, new)
+    if op.kind == "Unsqueeze":
+        added = {int(a) % len(new) for a in axes}
+        return [j for j in range(len(new)) if j not in added]
+    dropped = {int(a) % len(old) for a in axes}
+    kept = [d for d in range(len(old)) if d not in dropped]
+    return [kept.index(d) if d in kept else None for d in range(len(old))]
 
 
 def follow_dims(old: tuple[int, ...], new: tuple[int, ...]) -> list[int | None]:

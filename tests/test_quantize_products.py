@@ -1,0 +1,166 @@
+"""Products of small integers, and what quantized models are refused for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import law
+import numpy as np
+import onnx
+import pytest
+import small
+from heads import assert_lifted, net
+from small import SCALES, filled, integers
+
+import surgery
+
+MICROSOFT = ', "com.microsoft": 1'
+
+
+@pytest.fixture(autouse=True)
+def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let onnxruntime compute what the model says."""
+    monkeypatch.setattr(law, "session", small.session)
+
+
+# ------------------------------------------------ products of integers
+
+U8 = "q = QuantizeLinear (map, s, z) f = Flatten (q)"
+PRODUCTS = {
+    "MatMulInteger": ("m = MatMulInteger (f, w, z) scores = Cast <to = 1> (m)", "int8[72,5] w"),
+    "MatMulInteger without zero points": (
+        "m = MatMulInteger (f, w) scores = Cast <to = 1> (m)",
+        "int8[72,5] w",
+    ),
+    "MatMulInteger with zero points": (
+        "m = MatMulInteger (f, w, z, wz) scores = Cast <to = 1> (m)",
+        "int8[72,5] w, int8 wz",
+    ),
+    "MatMulInteger, a zero point per output": (
+        "m = MatMulInteger (f, w, z, wz) scores = Cast <to = 1> (m)",
+        "int8[72,5] w, int8[5] wz",
+    ),
+    "MatMulInteger, unsigned": (
+        "m = MatMulInteger (f, w, z, wz) scores = Cast <to = 1> (m)",
+        "uint8[72,5] w, uint8 wz",
+    ),
+    "MatMulInteger of several maps": (
+        "n = MaxPool <kernel_shape = [4, 6]> (q) e = Flatten (n) g = Concat <axis = 1> (f, e) "
+        "m = MatMulInteger (g, w, z) scores = Cast <to = 1> (m)",
+        "int8[75,5] w",
+    ),
+    "QLinearMatMul": (
+        "m = QLinearMatMul (f, s, z, w, ws, wz, ys, yz) scores = DequantizeLinear (m, ys, yz)",
+        "int8[72,5] w, float ws, int8 wz, float ys = {0.05}, uint8 yz = {128}",
+    ),
+    "QLinearMatMul, a scale per output": (
+        "m = QLinearMatMul (f, s, z, w, ws, wz, ys, yz) scores = DequantizeLinear (m, ys, yz)",
+        "int8[72,5] w, float[5] ws, int8[5] wz, float ys = {0.05}, uint8 yz = {128}",
+    ),
+    "QLinearMatMul of several maps": (
+        "n = MaxPool <kernel_shape = [4, 6]> (q) e = Flatten (n) g = Concat <axis = 1> (f, e) "
+        "m = QLinearMatMul (g, s, z, w, ws, wz, ys, yz) scores = DequantizeLinear (m, ys, yz)",
+        "int8[75,5] w, float ws, int8 wz, float ys = {0.05}, uint8 yz = {128}",
+    ),
+    "QGemm": (
+        "m = com.microsoft.QGemm <transB = 1> (f, s, z, w, ws, wz, b, ys, yz) scores = "
+        "DequantizeLinear (m, ys, yz)",
+        "int8[5,72] w, float[5] ws, int8[5] wz, int32[5] b, float ys = {0.05}, uint8 yz = {128}",
+    ),
+    "QGemm, alpha": (
+        "m = com.microsoft.QGemm <alpha = 0.5> (f, s, z, w, ws, wz, b, ys, yz) scores = "
+        "DequantizeLinear (m, ys, yz)",
+        "int8[72,5] w, float ws, int8 wz, int32[1,5] b, float ys = {0.05}, uint8 yz = {128}",
+    ),
+    "QGemm that gives floats": (
+        "scores = com.microsoft.QGemm <transB = 1> (f, s, z, w, ws, wz, b)",
+        "int8[5,72] w, float[5] ws, int8[5] wz, int32[5] b",
+    ),
+    "QGemm without bias": (
+        "scores = com.microsoft.QGemm <transB = 1> (f, s, z, w, ws, wz)",
+        "int8[5,72] w, float ws, int8 wz",
+    ),
+    "ConvInteger behind a pool": (
+        "n = MaxPool <kernel_shape = [4, 6]> (q) c = ConvInteger (n, w, z) d = Cast <to = 1> (c) "
+        "scores = Flatten (d)",
+        "int8[5,3,1,1] w",
+    ),
+    "ConvInteger over the window": (
+        "c = ConvInteger (q, w, z) d = Cast <to = 1> (c) scores = Flatten (d)",
+        "int8[5,3,4,6] w",
+    ),
+    "QLinearConv over the window": (
+        "c = QLinearConv (q, s, z, w, ws, wz, ys, yz, b) d = DequantizeLinear (c, ys, yz) scores = "
+        "Flatten (d)",
+        "int8[5,3,4,6] w, float[5] ws, int8[5] wz, int32[5] b, float ys = {0.05}, uint8 yz = {128}",
+    ),
+    "a scale per feature": (
+        "d = DequantizeLinear <axis = 1> (q, fs, fz) e = Flatten (d) m = MatMul (e, u) n = "
+        "QuantizeLinear <axis = 1> (m, gs, gz) "
+        "scores = DequantizeLinear <axis = 1> (n, gs, gz)",
+        "float[3] fs = {0.1, 0.2, 0.3}, uint8[3] fz = {0, 1, 2}, float[72,5] u, float[5] gs = {0.1, "
+        "0.2, 0.3, 0.1, 0.2}, "
+        "int8[5] gz = {0, 1, 2, 3, -4}",
+    ),
+    "another scale for what is flattened": (
+        "d = DequantizeLinear (f, s, z) e = QuantizeLinear (d, ys, yz) g = DequantizeLinear (e, ys, "
+        "yz) scores = MatMul (g, u)",
+        "float ys = {0.02}, int8 yz = {-3}, float[72,5] u",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_product_of_integers(name: str) -> None:
+    lines, weights = PRODUCTS[name]
+    model = net(f"{U8} {lines}", f"{SCALES}, {weights}", domains=MICROSOFT)
+    values: dict[str, Any] = {"ws": 0.01, "wz": 0, "b": [100, -300, 500, 0, 200]}
+    for tensor in model.graph.initializer:
+        if tensor.name == "w":
+            low, high = (0, 255) if tensor.data_type == onnx.TensorProto.UINT8 else (-60, 60)
+            values["w"] = integers(tuple(tensor.dims), low, high)
+        elif tensor.name == "ws" and tensor.dims:
+            values["ws"] = np.linspace(0.005, 0.02, 5)
+        elif tensor.name == "wz" and "Integer" in name:
+            values["wz"] = [3, 0, -2, 1, 0] if tensor.dims else 4
+    if "per output" in name and "Integer" in name:
+        values["w"] = values["w"] // 2
+    assert_lifted(filled(model, **values))
+
+
+# ------------------------------------------------ refusals
+
+REFUSALS = {
+    "a scale of the whole tensor": (
+        "f = Flatten (map) q, s, z = DynamicQuantizeLinear (f) m = MatMulInteger (q, w, z) scores = "
+        "Cast <to = 1> (m)",
+        "int8[72,5] w",
+        r"cannot lift DynamicQuantizeLinear 'q' -> 'q': it takes its scale from the whole tensor, .* "
+        r"Quantize statically",
+    ),
+    "a dynamic scale in the trunk": (
+        "q, s, z = DynamicQuantizeLinear (map) d = DequantizeLinear (q, s, z) c = Conv (d, k) f = "
+        "Flatten (c) scores = MatMul (f, w)",
+        "float[3,3,2,2] k, float[45,5] w",
+        r"DynamicQuantizeLinear 'q': it takes its scale from the whole image",
+    ),
+    "two matrices of the image": (
+        f"{U8} u = Unsqueeze[2] (f) v = Unsqueeze[1] (f) m = MatMulInteger (u, v) c = Cast <to = 1> "
+        f"(m) scores = ReduceMax[2] <keepdims = 0> (c)",
+        SCALES,
+        r"cannot lift MatMulInteger 'm' -> 'm': its matrix depends on the image",
+    ),
+    "a product per row": (
+        f"{U8} r = [0, 3, 24] g = Reshape (q, r) m = MatMulInteger (g, w) c = Cast <to = 1> (m) "
+        f"scores = ReduceMax[1] <keepdims = 0> (c)",
+        f"{SCALES}, int8[24,5] w",
+        r"cannot lift MatMulInteger 'm' -> 'm': of \[1, 3, 24\] and \[24, 5\] it makes a product per row",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusal(name: str) -> None:
+    lines, weights, says = REFUSALS[name]
+    with pytest.raises(surgery.Refused, match=says):
+        surgery.convert(net(lines, weights))
