@@ -11,6 +11,7 @@ import numpy as np
 from surgery.graph import Builder, Op
 from surgery.rules import Array
 
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
 SHAPE_ONLY = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 
@@ -78,6 +79,8 @@ def _quantized(op: Op, index: int, arrange: Callable[[Array], Array]) -> Matrix 
     dequantize = Op.of(tensor.inputs[0], op.opset, op.facts)
     integers, scale, zero = (dequantize.value(i) for i in range(3))
     if integers is None or scale is None or dequantize.attr("block_size"):
+        return None
+    if integers.dtype not in INTEGERS:  # 4 bits and the like: the values say it all
         return None
     per_element = [integers, *(_spread(v, dequantize, integers) for v in (scale, zero) if v is not None)]
     rows, *settings = (arrange(_through(chain, op, v)) for v in per_element)

@@ -9,6 +9,7 @@ import nets
 import numpy as np
 import onnx
 import pytest
+import small
 from done import convert
 from heads import assert_lifted, net
 from onnx import TensorProto, helper, numpy_helper
@@ -138,7 +139,8 @@ def packed(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.FLOAT8E4M3FN])
-def test_weights_in_types_that_numpy_lacks(kind: int) -> None:
+def test_weights_in_types_that_numpy_lacks(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(law, "session", small.session)
     lines = "e = DequantizeLinear (w, ws, wz) f = Flatten (map) scores = MatMul (f, e)"
     model = packed(net(lines, "int8[72,5] w, float ws = {0.1}, int8 wz", opset=21), kind)
     assert_lifted(model)
