@@ -26,6 +26,7 @@ from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.head import Geometry, Head, check_refinable
 from surgery.model import Model, ModelLike, dims_of, metadata_of, read
+from surgery.ops.pointwise import BINARY
 from surgery.ops.window import SLIDING, statement
 from surgery.positions import END
 from surgery.rules import Map
@@ -68,7 +69,7 @@ def align(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, head: He
     build = Builder(graph, opset, space=len(head.geometry.window))
     for op in ops:
         m = trunk.maps.get(op.outputs[0])
-        if m is None or op.kind in SLIDING:
+        if m is None or op.kind not in (*BINARY, "Concat"):
             continue
         build.prefix = op.name
         for i, name in enumerate(op.inputs):
