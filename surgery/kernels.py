@@ -8,14 +8,20 @@ import onnx
 from onnx import TensorProto
 
 from surgery.errors import BadInput, Refused
-from surgery.rules import key_of
+from surgery.rules import STANDARD, key_of
 
 NO_KERNEL = re.compile(r"implementation for (\w+)\(|find kernel for [\w.]*?(\w+)\(|of operator \((\w+)\)")
+OLDEST_OPSET = 7
 UNUSUAL = {TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64", TensorProto.FLOAT16: "float16"}
 
 
 def refuse_unknown(proto: onnx.ModelProto, error: BadInput) -> None:
     """Raise Refused at the op that onnxruntime complained of, if it does not know it or its type."""
+    opset = next((o.version for o in proto.opset_import if o.domain in STANDARD), OLDEST_OPSET)
+    if opset < OLDEST_OPSET:
+        node, why = proto.graph.node[0], f"opset {opset} is older than onnxruntime's ops"
+        cure = "Bring it to a later one with onnx.version_converter.convert_version."
+        _refuse(node, f"(opset {opset})", f"{why}, which begin at {OLDEST_OPSET}", cure, why, error)
     for node in proto.graph.node:
         if not onnx.defs.has(node.op_type, domain=key_of(node.domain, "")[0]) and node.op_type in str(error):
             where = f"of domain {node.domain!r}" if node.domain else "of the standard domain"

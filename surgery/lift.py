@@ -62,6 +62,7 @@ def lift_head(
     finals = {name: _final(build, name, lifter.values[name]) for name in lifted}
     dims = {name: final.dims for name, final in finals.items()}
     graph.nodes[:] = [n for n in graph.nodes if id(n) not in old]
+    _freeze(graph, build, head)
     _rename(
         graph, build, lifter.values, finals, {n for op in head.ops if id(op.node) in old for n in op.outputs}
     )
@@ -249,6 +250,19 @@ def _final(build: Builder, name: str, value: Any) -> Lifted:
     units = sum(1 for d in x.shape if d == 1)
     dims = without_units(x.shape) if units >= build.space and len(x.shape) > 1 else x.shape
     return Lifted(view(build, x, dims), x.shape, dims)
+
+
+def _freeze(graph: gs.Graph, build: Builder, head: Head) -> None:
+    """An output that no pixel reaches (a shape, a weight) stays what it is at the window."""
+    values = head.ops[0].facts.values
+    for i, old in enumerate(graph.outputs):
+        if old.name not in values or isinstance(old, gs.Constant):
+            continue
+        name = build.prefix = old.name
+        old.name = build.fresh(f"{name}/before")
+        graph.outputs[i] = build.emit("Identity", [build.constant("at_window", values[name])])
+        graph.outputs[i].name, graph.outputs[i].dtype = name, old.dtype
+        graph.outputs[i].shape = list(values[name].shape)
 
 
 def _rename(

@@ -210,7 +210,9 @@ class Original:
         self.steps = steps
         self.softs = softmax_inputs(model.proto.graph, PROBABILITIES)
         self.hidden = softmax_inputs(model.proto.graph, HIDING)
-        self.outputs = [o.name for o in model.proto.graph.output if o.name not in taken]
+        self.outputs = [
+            n for o in model.proto.graph.output if (n := o.name) not in taken and n not in facts.values
+        ]
         self.tensors = list(dict.fromkeys([*self.outputs, *self.hidden.values()]))
         self._whole = Runner(with_outputs(model.proto, self.tensors), facts.batch)
         self._head: Runner | None = None

@@ -100,6 +100,8 @@ def everywhere(build: Builder, inputs: list[Any], rank: int) -> list[Lifted]:
 
 def spread(build: Builder, value: Array, like: Lifted) -> Lifted:
     """A constant at every position of a lifted tensor, for every image of the batch."""
+    if build.opset < 8:
+        raise NoRule("it needs a constant at every position, and opset 7 has no Expand; export a later opset")
     dims = [build.ints("features", value.shape), build.shape_of(like.tensor, -build.space, END)]
     shape = build.emit("Concat", [build.shape_of(like.tensor, 0, 1), *dims], {"axis": 0})
     return Lifted(build.emit("Expand", [beside(build, value[None]), shape]), value.shape, value.shape)
