@@ -69,18 +69,21 @@ class Costs:
         """What one stored cell more costs in this op and those behind it, in seconds."""
         return sum(self.op(o) / prod(o.out_shape()[2:]) for o in [op, *behind] if len(o.out_shape()) > 2)
 
-    def stage_gathers(self, ops: Sequence[Op]) -> float:
-        """What it costs per stored cell to gather before every one of these ops that needs it."""
+    def stage_gathers(self, ops: Sequence[Op], rate: float | None = None) -> float:
+        """What it costs per stored cell to gather before every one of these ops that needs it.
+
+        `rate` is the cost per byte of the axes gathered along; by default of both.
+        """
         total = 0.0
         for op in ops:
             kernel = op.attr("kernel_shape") or (1,)
             if op.kind in BINARY or max(kernel) > 1:
-                total += self.moving(op.in_shape()[1])
+                total += self.moving(op.in_shape()[1], rate)
         return total
 
-    def moving(self, values: float) -> float:
+    def moving(self, values: float, rate: float | None = None) -> float:
         """Gathering so many values along both axes, and reordering them before and after."""
-        return 4 * values * (self.columns + self.rows + 2 * self.byte)
+        return 4 * values * ((self.columns + self.rows if rate is None else rate) + 2 * self.byte)
 
     def masking(self, values: float) -> float:
         """Setting the borders among so many values."""

@@ -65,14 +65,20 @@ def _over_mosaic(planned: Planned, single: float, trunk: Trunk, costs: Costs) ->
         channels = prod(x.shape[d] for d in x.channel_dims)
         if planned.steps:
             sides = [_read(s.gather, s.out.length * s.slide.stride) for s in planned.steps]
-            moved = any(s.gather is not None for s in planned.steps)
+            ways = [s.gather for s in planned.steps]
             masked = any(s.masked is not None for s in planned.steps)
         else:
             sides = [s.length for s in planned.strips]
-            moved = bool(planned.gathers) and any(way is not None for way in planned.gathers[i])
+            ways = list(planned.gathers[i]) if planned.gathers else []
             masked = False
         size = channels * prod(sides)
-        cost += costs.moving(size) * moved + costs.masking(size) * masked
+        last = len(x.shape) - 1
+        rates = [
+            costs.columns if axis == last else costs.rows
+            for axis, way in zip(x.axes, ways, strict=False)
+            if way is not None
+        ]
+        cost += costs.moving(size, sum(rates)) * bool(rates) + costs.masking(size) * masked
     return cost
 
 

@@ -23,6 +23,7 @@ from surgery.ops.window import WINDOWED, statement
 from surgery.rules import Map
 
 Strips = tuple[Strip, ...]
+POLICIES = ("weighed", "tight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +54,20 @@ class Plan:
 
 
 def plan(
-    ops: Sequence[Op], trunk: Trunk, image: str, grid: tuple[int, ...], strips: Strips, costs: Costs
+    ops: Sequence[Op],
+    trunk: Trunk,
+    image: str,
+    grid: tuple[int, ...],
+    strips: Strips,
+    costs: Costs,
+    policy: str = POLICIES[0],
 ) -> Plan:
-    """Lay out every op from the image on, up to the first that has no mosaic."""
-    planner = _Planner(trunk, costs, ops)
+    """Lay out every op from the image on, up to the first that has no mosaic.
+
+    `policy` says when room is left for the ops to come: "tight" never, "weighed" where it costs less
+    than the gathers it spares.
+    """
+    planner = _Planner(trunk, costs, ops, policy)
     known: dict[str, Strips] = {image: strips}
     planned: list[Planned] = []
     for op in ops:
@@ -99,7 +110,8 @@ def _widest(margins: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 class _Planner:
-    def __init__(self, trunk: Trunk, costs: Costs, ops: Sequence[Op]) -> None:
+    def __init__(self, trunk: Trunk, costs: Costs, ops: Sequence[Op], policy: str) -> None:
+        self.policy = policy
         self.maps = trunk.maps
         self.costs = costs
         self.users: dict[str, list[Op]] = {}
@@ -123,10 +135,11 @@ class _Planner:
         return None
 
     def _window(self, op: Op, strips: Strips) -> tuple[Step, ...]:
-        """Steps along all axes, by the cheapest of three orders of what the op reads.
+        """Steps along all axes, in one of three orders of what the op reads.
 
-        Just what it needs; with room for an op right behind it that skips cells; with room for all ops up
-        to the next that skips cells. Room costs work on cells that nobody reads, and spares gathers.
+        Just what it needs; with room for an op right behind it that skips cells; or, where the policy
+        says so, with room for all ops up to the next that skips cells. Room costs work on cells that
+        nobody reads, and spares gathers.
         """
         after = [o for o in self._next_windows(op) if self._skips(o)]
         inside, exits = self._reachable(op)
@@ -137,9 +150,10 @@ class _Planner:
             return bare
         work, moved = self.costs.stage_compute(op, []), self.costs.stage_gathers(after[:1])
         tight = bare if area(bare) * (work + moved) < area(fitted) * work else fitted
+        if self.policy == "tight":
+            return tight
         more = (area(roomy) - area(tight)) * self.costs.stage_compute(op, inside)
-        spared = area(tight) * self.costs.stage_gathers(inside)
-        return roomy if more < spared else tight
+        return roomy if more < area(tight) * self.costs.stage_gathers(inside) else tight
 
     def _run(self, op: Op, strips: Strips, inside: Sequence[Op], exits: Sequence[Op]) -> tuple[Step, ...]:
         """Steps along all axes with room for these ops behind this one."""

@@ -70,12 +70,17 @@ def lay_out(
         made.setdefault(key, Strip.image(*key))
     strips = tuple(made[key] for key in zip(grid, geometry.stride, geometry.window, size, strict=True))
     costs = Costs()
-    full = exact.plan(ops, trunk, facts.image, grid, strips, costs)
-    totals = costs_of_cuts(full, ops, trunk, facts, costs)
-    count = cheapest(totals) if cut is None else cut
-    plan = exact.plan([p.op for p in full.planned[:count]], trunk, facts.image, grid, strips, costs)
+    ways = []
+    for policy in exact.POLICIES:
+        full = exact.plan(ops, trunk, facts.image, grid, strips, costs, policy)
+        totals = costs_of_cuts(full, ops, trunk, facts, costs)
+        count = cheapest(totals) if cut is None else cut
+        ways.append((totals[count], policy, count, full, totals[0]))
+    cost, policy, count, full, plain = min(ways, key=lambda way: way[0])
+    kept = [p.op for p in full.planned[:count]]
+    plan = exact.plan(kept, trunk, facts.image, grid, strips, costs, policy)
     memory = peak(plan, ops, trunk, facts)
-    return Layout(plan, geometry, tuple(size), len(full.planned), totals[0] / totals[count], memory)
+    return Layout(plan, geometry, tuple(size), len(full.planned), plain / cost, memory)
 
 
 def cheapest(totals: Sequence[float]) -> int:
