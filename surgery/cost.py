@@ -78,7 +78,8 @@ class Costs:
         for op in ops:
             kernel = op.attr("kernel_shape") or (1,)
             if op.kind in BINARY or max(kernel) > 1:
-                total += self.moving(op.in_shape()[1], rate)
+                shape = op.out_shape() if op.kind in BINARY else op.in_shape()  # a constant may come first
+                total += self.moving(shape[1], rate)
         return total
 
     def moving(self, values: float, rate: float | None = None) -> float:
