@@ -16,7 +16,7 @@ from surgery.head import Head
 from surgery.lift import Row
 from surgery.model import Model, ModelLike, dims_of, read, to_graph
 from surgery.oracle import Original
-from surgery.plain import take_branches
+from surgery.plain import take_branches, take_views
 from surgery.result import Result
 from surgery.shapes import Facts, observe, space_axes
 
@@ -67,11 +67,12 @@ class Options:
 
 
 def settled(source: Model, window: tuple[int, ...] | None) -> tuple[Model, Facts]:
-    """A model and its facts, once every If that the image's shape decides has been decided."""
+    """A model and its facts, once its Ifs are decided that shapes decide, and its views are taken."""
     facts = observe(source, window)
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
-    if not take_branches(proto.graph, facts.values):
+    values = facts.values
+    if not take_branches(proto.graph, values) and not take_views(proto.graph, facts.shapes, values):
         return source, facts
     return settled(replace(source, proto=proto), window)
 

@@ -1,4 +1,4 @@
-"""One form for every model: branches that a constant decides taken, fused ops of onnxruntime taken apart."""
+"""One form for every model: constant branches and views taken, fused ops of onnxruntime taken apart."""
 
 from __future__ import annotations
 
@@ -88,6 +88,36 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs a node holds: branches, or the body of a loop."""
     for attribute in node.attribute:
         yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
+
+
+# ------------------------------------------------------------------ views
+
+
+def take_views(
+    graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]
+) -> bool:
+    """Put an Identity in the place of every Gather that lays a row of all values out as they were, in place.
+
+    torch's exporter writes `as_strided` so, which its global pool of a channels-last map ends in: a Reshape
+    to [-1], and a Gather of every value at its own place. Returns whether there was one.
+    """
+    makers = {o: node for node in graph.node for o in node.output}
+    rows: list[onnx.NodeProto] = []
+    for node in graph.node:
+        row = makers.get(node.input[0]) if node.op_type == "Gather" else None
+        if row is None or row.op_type != "Reshape" or len(shapes[row.output[0]]) != 1:
+            continue
+        places, shape = values.get(node.input[1]), tuple(shapes[row.input[0]])
+        if places is None or places.shape != shape or (places.ravel() != np.arange(places.size)).any():
+            continue
+        view = helper.make_node("Identity", row.input[:1], node.output, node.name)
+        node.CopyFrom(view)
+        rows.append(row)
+    read = {i for node in graph.node for i in node.input} | {o.name for o in graph.output}
+    for row in rows:
+        if row.output[0] not in read and row in graph.node:
+            graph.node.remove(row)
+    return bool(rows)
 
 
 # ------------------------------------------------------------------ fused ops
