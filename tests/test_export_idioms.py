@@ -1,0 +1,58 @@
+"""What torch's exporters write where a user wrote something simple, as ONNX text; torch is not needed."""
+
+from __future__ import annotations
+
+import law
+import onnx
+import pytest
+from done import convert
+from heads import IMAGE, SIZES, assert_lifted, net
+
+import surgery
+
+# ------------------------------------------------ as_strided: a global pool of a channels-last map
+
+POOL = "g = GlobalAveragePool (map) m = [-1] row = Reshape (g, m)"
+REST = "v = Gather (row, p) f = Flatten (v) scores = Gemm <transB = 1> (f, w, b)"
+BAKED = "p = Constant <value = int64[1,3,1,1] {0, 1, 2}> ()"
+COUNTED = """s = Shape (map) first = 0 n = Gather (s, first) each = 1 channels = 3 r = Range (first, n, each)
+ starts = Mul (r, channels) u = Unsqueeze[1, 2, 3] (starts)
+ own = Constant <value = int64[1,3,1,1] {0, 1, 2}> () p = Add (u, own)"""
+VIEWS = {"baked": (BAKED, IMAGE), "counted": (COUNTED.replace("\n", ""), IMAGE.replace("[1", "[N"))}
+
+
+def view(places: str, image: str = IMAGE) -> onnx.ModelProto:
+    return net(f"{POOL} {places} {REST}", "float[5,3] w, float[5] b", opset=18, image=image)
+
+
+@pytest.mark.parametrize(("places", "image"), VIEWS.values(), ids=VIEWS)
+def test_a_view_of_all_values_is_no_gather(places: str, image: str) -> None:
+    done = assert_lifted(view(places, image))
+    assert not {"Gather", "Range"} & {n.op_type for n in done.proto.graph.node}
+
+
+@pytest.mark.parametrize(("places", "image"), VIEWS.values(), ids=VIEWS)
+def test_a_view_lets_windows_be_a_batch(places: str, image: str) -> None:
+    model, size = view(places, image), SIZES[0]
+    done = convert(model, exact=True, sizes=[size])
+    law.assert_equals_crops(model, done.proto, size, done.geometry.stride)
+
+
+def test_a_gather_in_another_order_is_no_view() -> None:
+    with pytest.raises(surgery.Refused, match="mixes batch and features"):
+        surgery.convert(view(BAKED.replace("{0, 1, 2}", "{2, 1, 0}")))
+
+
+# ------------------------------------------------ layer scale: a constant before the map
+
+
+def test_a_constant_may_come_first_in_a_product_of_the_mosaic() -> None:
+    model = net(
+        "c0 = Conv <pads = [1, 1, 1, 1]> (image, trunk_w, trunk_b) k = 0.5 c1 = Mul (k, c0) "
+        "map = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (c1, w2) f = Flatten (map) "
+        "scores = Gemm <transB = 1> (f, w, b)",
+        "float[3,3,3,3] w2, float[5,60] w, float[5] b",
+        trunk="",
+    )
+    done = convert(model, exact=True, sizes=[(15, 13)], stride=1)
+    law.assert_equals_crops(model, done.proto, (15, 13), (1, 1))
