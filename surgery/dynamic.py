@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from surgery.errors import Refused
 from surgery.field import Slide
-from surgery.gates import free_gate
+from surgery.gates import free_aside, free_gate
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.ops.cut import free_slice
@@ -56,6 +56,9 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
             notes += FREED[op.kind](op, trunk.maps[op.inputs[0]], build)
         narrow_constants(build, op, trunk)
         freeze_sizes(build, op, facts)
+    for op in trunk.aside:
+        build.prefix = op.name
+        notes += free_aside(build, op)
     for gate in trunk.gates:
         build.prefix = gate.name
         if gate.outputs[0] in trunk.packed:

@@ -1,4 +1,4 @@
-"""Gates: what takes all positions together and returns to the map must take the whole image."""
+"""Gates, which take all positions together and return to the map, must take the whole image."""
 
 from __future__ import annotations
 
@@ -73,3 +73,9 @@ def free_features(build: Builder, op: Op) -> list[str]:
     elif op.kind in RESHAPES:
         name_squeezed(build, op)
     return []
+
+
+def free_aside(build: Builder, op: Op) -> list[str]:
+    """What an input beside the image becomes has a batch that is free, if it has one."""
+    batched = op.inputs and op.in_shape()[:1] == op.out_shape()[:1] == (op.facts.batch,)
+    return free_features(build, op) if batched else []

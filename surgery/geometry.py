@@ -35,7 +35,8 @@ class Trunk:
     """What the walk found.
 
     `maps` holds the tensors that are maps, by name, and `packed` those that only pass from map to map;
-    `head` the ops behind the trunk, in order; `gates` the ops that no map comes out of and a map needs.
+    `head` the ops behind the trunk, in order; `gates` the ops that no map comes out of and a map needs;
+    `aside` those that read inputs beside the image alone.
     `pads` names the nodes that read beyond the window, `mixing` those that mix the whole image into a
     cell, `ends` why the trunk ends at an op, `never` why the net can have no conversion at all, `rigid`
     the ops that dilation cannot serve, and why.
@@ -45,6 +46,7 @@ class Trunk:
     packed: dict[str, Packed]
     head: tuple[Op, ...]
     gates: tuple[Op, ...]
+    aside: tuple[Op, ...]
     pads: tuple[Reason, ...]
     mixing: tuple[Reason, ...]
     ends: dict[str, Reason]
@@ -82,6 +84,7 @@ class _Walker:
         self.maps = maps
         self.packed: dict[str, Packed] = {}
         self.behind: dict[str, Op] = {}  # by the op that makes them
+        self.aside: dict[str, Op] = {}  # what inputs beside the image make, likewise
         self.returned: list[tuple[Op, Op]] = []
         self.pads: list[tuple[Op, Reason]] = []
         self.mixing: list[tuple[Op, Reason]] = []
@@ -93,7 +96,10 @@ class _Walker:
         """Find out what an op makes of what it reads."""
         known = [n for n in op.inputs if n in self.maps or n in self.packed]
         folded = [n for n in op.inputs if n in self.behind]
-        if op.outputs[0] in self.facts.values or not (known or folded):
+        if op.outputs[0] in self.facts.values:
+            return
+        if not (known or folded):
+            self.aside.update({name: op for name in op.outputs if name})
             return
         outs = self._outputs(op, folded) if known else None
         for name, out in zip(op.outputs, outs or [None] * len(op.outputs), strict=False):
@@ -187,9 +193,9 @@ class _Walker:
 
     def _lean(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor behind the trunk before it was laid out over all positions."""
-        op = self.behind.get(name)
+        op = self.behind.get(name) or self.aside.get(name)
         shape = self.facts.shapes[name]
-        if op is not None and op.kind in (*SPREADS, *UNARY) and op.inputs[0] in self.behind:
+        if op is not None and op.kind in (*SPREADS, *UNARY) and op.inputs[0] not in self.maps:
             before = self._lean(op.inputs[0])
             return (1,) * (len(shape) - len(before)) + before
         return shape
@@ -237,6 +243,7 @@ class _Walker:
             self.packed,
             behind,
             tuple(gates),
+            tuple({id(op): op for op in self.aside.values()}.values()),
             pads,
             tuple(mixing),
             self.ends,

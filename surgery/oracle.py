@@ -158,29 +158,29 @@ class Runner:
 
     def __init__(self, proto: onnx.ModelProto, batch: int) -> None:
         self._batch = batch
-        self._session = Session(relaxed(proto) if batch == 1 else proto)
+        self._session = Session(relaxed(proto) if batch == 1 else proto, for_proof=True)
         self._free: bool | None = None if batch == 1 else False
         self.inputs = self._session.inputs
 
     def run(self, feeds: Arrays) -> Arrays:
         """Outputs for all samples, stacked along their first dim."""
-        count = len(next(iter(feeds.values())))
+        count = max(len(v) for v in feeds.values() if v.ndim > 1)
         if self._free is None and count > 1:
             self._free = self._batches(feeds)
         step = CROPS_AT_ONCE if self._free else self._batch
         parts = []
         for start in range(0, count, step):
-            part = {n: v[start : start + step] for n, v in feeds.items()}
+            part = _samples(feeds, start, start + step)
             size = min(step, count - start)
             if not self._free and size < step:  # a baked batch takes no less
-                part = {n: np.resize(v, (step, *v.shape[1:])) for n, v in part.items()}
+                part = {n: np.resize(v, (step, *v.shape[1:])) if v.ndim > 1 else v for n, v in part.items()}
             parts.append({n: v[:size] for n, v in self._session.run(part).items()})
         return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
     def _batches(self, feeds: Arrays) -> bool:
         """Whether two samples together give what each gives alone; a batch baked into the body does not."""
-        two = {n: v[:2] for n, v in feeds.items()}
-        alone = [self._session.run({n: v[i : i + 1] for n, v in two.items()}) for i in range(2)]
+        two = _samples(feeds, 0, 2)
+        alone = [self._session.run(_samples(feeds, i, i + 1)) for i in range(2)]
         try:
             both = self._session.run(two)
         except BadInput:
@@ -192,6 +192,11 @@ class Runner:
             if not np.allclose(value, np.concatenate(single), rtol=1e-3, atol=1e-4, equal_nan=True):
                 return False
         return True
+
+
+def _samples(feeds: Arrays, first: int, end: int) -> Arrays:
+    """Some samples of a batch; vectors and single values belong to every sample."""
+    return {n: v[first:end] if v.ndim > 1 else v for n, v in feeds.items()}
 
 
 class Original:
@@ -239,7 +244,7 @@ class Original:
         for value in self.model.proto.graph.input:
             if value.name != self.facts.image:
                 shape = self.facts.shapes[value.name]
-                feeds[value.name] = beside((len(images), *shape[1:]), self.facts.dtypes[value.name])
+                feeds[value.name] = beside(shape, self.facts.dtypes[value.name], len(images))
         return feeds
 
     def maps(self, image: NDArray[Any], sources: Sequence[str]) -> Arrays | None:
@@ -264,7 +269,7 @@ class Original:
         for node in part.graph.node:
             fix_at_window(node, self.facts.shapes)
         try:
-            return Session(relaxed(part, {self.facts.image: self.facts.axes}))
+            return Session(relaxed(part, {self.facts.image: self.facts.axes}), for_proof=True)
         except BadInput:
             return "baked"
 

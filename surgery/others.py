@@ -16,12 +16,13 @@ def at_every_position(
 ) -> Lifted:
     """A tensor `[N, ...]` that no pixel reaches, laid out over the positions of the score map.
 
-    `tensors` are those that the head reads in the place of its maps.
+    `tensors` are those that the head reads in the place of its maps. One without a batch dim, a vector or
+    a single value, is the same for every image.
 
-    Raises Refused where it has no batch dim, or where the positions lie in the batch (fragments).
+    Raises Refused where the positions lie in the batch (fragments).
     """
-    if not shape or head.fragmented:
-        why = "it is a single value" if not shape else "--stride-form fragments has no place for it"
+    if head.fragmented:
+        why = "--stride-form fragments has no place for it"
         raise Refused(
             f"cannot lay {name!r} {list(shape)}, which comes from an input beside the image, out over the "
             f"positions: {why}.",
@@ -38,8 +39,10 @@ def at_every_position(
         room = build.emit("Sub", [length, build.ints("extent", [(cells - 1) * spacing + 1])])
         steps = build.emit("Div", [room, build.ints("step", [step])])
         counts.append(build.emit("Add", [steps, build.ints("first", [1])]))
+    lead = max(2 - len(shape), 0)
+    shape = (1,) * lead + shape
     rank = len(shape)
-    apart = build.with_axes("Unsqueeze", known[name], range(rank, rank + build.space))
+    apart = build.with_axes("Unsqueeze", known[name], [*range(lead), *range(rank, rank + build.space)])
     target = build.emit("Concat", [build.ints("features", [1] * rank), *counts], {"axis": 0})
     laid: Any = build.emit("Expand", [apart, target])
     return Lifted(laid, shape[1:], shape[1:])

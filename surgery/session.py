@@ -16,17 +16,21 @@ from surgery.errors import BadInput
 
 QUIET = 4  # onnxruntime severity: its errors reach us as exceptions, so nothing need be printed
 
-# By default onnxruntime quantizes the features of a MatMul by small integers once more, which no model says.
-AS_WRITTEN = ("session.qdq_matmulnbits_accuracy_level", "1")
+# By default onnxruntime makes integer ops of what lies between DequantizeLinear and QuantizeLinear, where it
+# finds the pattern: they round otherwise, so that two forms of one model would differ by a step of 8 bits.
+KEEP_QDQ = ("session.disable_quant_qdq", "1")
 
 
 class Session:
     """A model loaded by onnxruntime on the CPU.
 
-    `threads` of 0 lets onnxruntime choose. `optimize` off keeps every node as it was written.
+    `threads` of 0 lets onnxruntime choose. `optimize` off keeps every node as it was written; `for_proof`
+    lets it fuse what gives the same numbers only.
     """
 
-    def __init__(self, model: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, *, threads: int = 0, optimize: bool = True, for_proof: bool = False
+    ) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -34,7 +38,8 @@ class Session:
         options.intra_op_num_threads = threads
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        options.add_session_config_entry(*AS_WRITTEN)
+        if for_proof:
+            options.add_session_config_entry(*KEEP_QDQ)
         self._options = ort.RunOptions()
         self._options.log_severity_level = QUIET
         try:
@@ -83,12 +88,17 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def beside(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
-    """What is fed to an input beside the image: seeded noise for floats, alike for every image, or ones."""
+def beside(shape: Sequence[int], dtype: Any, count: int = 1) -> NDArray[Any]:
+    """What is fed to an input beside the image: seeded noise for floats, and ones.
+
+    Of two dims or more the first is the batch, of so many images, which are fed the same; a vector or a
+    single value has none.
+    """
     kind = np.dtype(dtype)
-    if kind.kind != "f" or not shape:
-        return np.ones(shape, kind)
-    return np.repeat(noise((1, *shape[1:]), kind, seed=0), shape[0], axis=0)
+    batched = len(shape) > 1
+    one = (1, *shape[1:]) if batched else tuple(shape)
+    value = noise(one, kind, seed=0) if kind.kind == "f" and shape else np.ones(one, kind)
+    return np.repeat(value, count, axis=0) if batched else value
 
 
 def noise(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:

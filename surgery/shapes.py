@@ -212,7 +212,7 @@ def feeds_for(model: Model, image: onnx.ValueInfoProto, shape: tuple[int, ...]) 
     for value in model.proto.graph.input:
         if value.name != image.name:
             dims = [d if isinstance(d, int) else shape[0] for d in dims_of(value)]
-            feeds[value.name] = beside(dims, dtype_of(value))
+            feeds[value.name] = beside(dims, dtype_of(value), dims[0] if dims else 1)
     return feeds
 
 

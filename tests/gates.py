@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import onnx
-from trunks import GAP, net
+from trunks import GAP, named, net
 
 DOWN = "c = Conv <strides = [2, 2]> (image, w1) "  # [1, 4, 8, 11]
 THEN = " map = Conv (m, w44)"  # behind the gate, so that it is no part of the head
@@ -21,15 +19,13 @@ DECLARED = (
     "int64[4] heads = {1, 2, 2, 88}, int64[4] rows = {1, 1, 4, 88}, int64[3] one = {1, 1, 88}, "
     "int64[4] times = {1, 1, 8, 11}"
 )
-WEIGHTS = {m[1]: m[0] for m in re.finditer(r"\w+(?:\[[\d,]+\])? (\w+)(?: = \{[^}]*\})?", DECLARED)}
 
 
 def model_of(
     lines: str, opset: int = 17, head: str = GAP, features: int = 4, out: str = ""
 ) -> onnx.ModelProto:
     """A net of these lines, with the weights and constants that they name."""
-    named = [text for name, text in WEIGHTS.items() if re.search(rf"\b{name}\b", lines)]
-    return net(lines, ", ".join(named), features, opset=opset, head=head, out=out)
+    return net(lines, named(lines, DECLARED), features, opset=opset, head=head, out=out)
 
 
 SQUEEZED = "h = Conv (g, wa) r = Relu (h) q = Conv (r, wb) s = Sigmoid (q) m = Mul (c, s)"

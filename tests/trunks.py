@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import prod
 
@@ -34,13 +35,46 @@ def net(
     `features` are the channels of `map` for GAP, all of its values for FLAT; `out` declares outputs more.
     """
     ir = 8 if opset < 21 else 10
+    lines = spelled(lines, opset)
     declared = ", ".join(w for w in (weights, f"float[5,{features}] wh, float[5] bh" if head else "") if w)
     outputs = f"float[1,5] scores{', ' + out if out else ''}"
     return nets.parse(
         f'<ir_version: {ir}, opset_import: ["": {opset}]> net ({image}) => ({outputs}) '
-        f"<{declared}> {{ {heads.spelled(lines, opset)} {head} }}",
+        f"<{declared}> {{ {lines} {head} }}",
         positive=positive,
     )
+
+
+def named(lines: str, declared: str) -> str:
+    """Of declarations, with a value or without, those whose name these lines use."""
+    found = re.finditer(r"\w+(?:\[[\d,]+\])? (\w+)(?: = \{[^}]*\})?", declared)
+    return ", ".join(m[0] for m in found if re.search(rf"\b{m[1]}\b", lines))
+
+
+def spelled(lines: str, opset: int) -> str:
+    """Lines in the words of an opset.
+
+    `p = Pad[0, 1, 0, 2] (x)` pads two spatial dims, starts before ends; `s = Cut[1, 2, -1, 9] (x)` slices
+    them; `u = Up[2, 2] (x)` repeats their cells; axes in brackets behind any other op as in `heads`.
+    """
+    four = r"\[(-?\d+), (-?\d+), (-?\d+), (-?\d+)\] \((\w+)\)"
+    words = {} if opset < 11 else {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+    def padded(m: re.Match[str]) -> str:
+        a, b, c, d = (int(m[i]) for i in range(2, 6))
+        return pad(m[1], m[6], [0, 0, a, b, 0, 0, c, d], opset=opset)
+
+    def sliced(m: re.Match[str]) -> str:
+        a, b, c, d = (int(m[i]) for i in range(2, 6))
+        return cut(m[1], m[6], [a, b], [c, d], opset=opset)
+
+    def larger(m: re.Match[str]) -> str:
+        return resize(m[1], m[4], [1, 1, int(m[2]), int(m[3])], opset=opset, **words)
+
+    lines = re.sub(rf"(\w+) = Pad{four}", padded, lines)
+    lines = re.sub(rf"(\w+) = Cut{four}", sliced, lines)
+    lines = re.sub(r"(\w+) = Up\[(\d+), (\d+)\] \((\w+)\)", larger, lines)
+    return heads.spelled(lines, opset)
 
 
 def ints(name: str, *values: int) -> str:

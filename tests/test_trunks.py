@@ -1,0 +1,153 @@
+"""Trunks as exporters write them, at every opset and under two heads; what no dense model can follow."""
+
+from __future__ import annotations
+
+from math import prod
+
+import heads
+import law
+import numpy as np
+import onnx
+import pytest
+from done import Done, convert
+from trunk_table import BESIDE, DECLARED, DOWN, LAYOUTS, REFUSED, TRUNKS, trunk
+from trunks import IMAGE, OPSETS, named, net
+
+import surgery
+from surgery.field import Stretch
+from surgery.ops import resample
+
+SIZES = ((21, 28), (22, 25))
+
+
+def checked(model: onnx.ModelProto, verdict: str) -> Done:
+    """Converted with this verdict; exact maps equal every crop, and a batch of two each alone."""
+    done = convert(model)
+    assert done.result.verdict == verdict
+    assert all(c.passed for c in done.proof.checks if c.required)
+    if verdict == "exact":
+        count = law.assert_equals_crops(model, done.proto, SIZES[0], done.geometry.stride)
+        assert count == prod(done.geometry.grid(SIZES[0]))
+    images = [law.random_image(model, SIZES[1], seed=s) for s in (1, 2)]
+    both = law.run(done.proto, np.concatenate(images))["scores"]
+    for i, image in enumerate(images):
+        law.assert_close(both[i : i + 1], law.run(done.proto, image)["scores"], f"image {i} of a batch")
+    return done
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("name", TRUNKS)
+def test_a_trunk_at_every_opset(name: str, opset: int) -> None:
+    checked(trunk(name, opset), TRUNKS[name][-1])
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_a_trunk_under_a_flat_head(name: str) -> None:
+    checked(trunk(name, 13, flat=True), TRUNKS[name][-1])
+
+
+@pytest.mark.parametrize(("lines", "image", "axes"), LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_an_image_in_any_layout(lines: str, image: str, axes: tuple[int, ...]) -> None:
+    model = net(lines, named(lines, DECLARED), 4, image=image, opset=13)
+    done = convert(model)
+    assert (done.result.verdict, done.geometry.window, done.geometry.stride) == ("exact", (17, 23), (2, 2))
+    dims = list(law.image_dims(model))
+    for axis, side in zip(axes, (22, 27), strict=True):
+        dims[axis] = side
+    kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    pixels = np.random.default_rng(3).uniform(0, 255, dims).astype(kind)
+    scores, opened = law.run(done.proto, pixels)["scores"], law.session(model)
+    for place in np.ndindex(3, 3):
+        crop = law.part(pixels, axes, [2 * i for i in place], (17, 23))
+        want = law.run(opened, np.ascontiguousarray(crop))["scores"]
+        law.assert_close(law.at(scores, place), want, f"scores at {place}")
+
+
+def test_a_signal_in_groups() -> None:
+    lines = """c = Conv <strides = [2]> (image, w) r = Reshape (c, apart)
+               u = Transpose <perm = [0, 2, 1, 3]> (r) s = Reshape (u, again) map = Conv (s, v)"""
+    weights = "float[4,2,3] w, float[4,4,3] v, int64[4] apart = {1, 2, 2, -1}, int64[3] again = {1, 4, 11}"
+    model = net(lines, weights, 4, image="float[1,2,23] image")
+    done = convert(model)
+    assert (done.result.verdict, done.geometry.stride) == ("exact", (2,))
+    law.assert_equals_crops(model, done.proto, (32,), (2,))
+
+
+# ------------------------------------------------ inputs beside the image
+
+
+@pytest.mark.parametrize(("lines", "head"), BESIDE.values(), ids=BESIDE.keys())
+def test_a_second_input_is_the_same_at_every_position(lines: str, head: str) -> None:
+    image = f"{IMAGE}, float[1,3] vector"
+    model = net(lines, named(lines, DECLARED), 4, image=image, head=head)
+    done = convert(model)
+    assert done.result.verdict == "exact"
+    images = np.concatenate([law.random_image(model, (22, 27), seed=s) for s in (7, 8)])
+    vectors = np.random.default_rng(5).standard_normal((2, 3)).astype(np.float32)
+    scores, opened = law.run(done.proto, images, vector=vectors)["scores"], law.session(model)
+    for n, *place in np.ndindex(2, 3, 3):
+        crop = law.part(images[n : n + 1], (2, 3), [2 * i for i in place], (17, 23))
+        want = law.run(opened, np.ascontiguousarray(crop), vector=vectors[n : n + 1])["scores"]
+        law.assert_close(scores[n : n + 1, :, place[0], place[1]], want, f"scores of {n} at {place}")
+
+
+def test_a_second_input_of_the_windows_size_is_refused() -> None:
+    lines = f"{DOWN} s = Reshape (vector, plane) x = Mul (c, s) map = Conv (x, w3)"
+    model = net(lines, named(lines, DECLARED), 4, image=f"{IMAGE}, float[1,88] vector")
+    with pytest.raises(surgery.Refused, match=r"cannot lift Conv 'map'"):
+        surgery.convert(model, pure_conv=True)
+
+
+@pytest.mark.parametrize(("side", "dims"), [("float[4] level", (4,)), ("float level", ())])
+def test_a_second_input_without_a_batch(side: str, dims: tuple[int, ...]) -> None:
+    lines = f"""{DOWN} g = GlobalAveragePool (c) f = Flatten (g) k = Tanh (level) x = Mul (f, k)
+                scores = Gemm <transB = 1> (x, w5, b5)"""
+    model = net(lines, named(lines, DECLARED), 0, image=f"{IMAGE}, {side}", head="")
+    done = convert(model)
+    image = law.random_image(model, (21, 25))
+    level = np.asarray(np.random.default_rng(5).standard_normal(dims), np.float32)
+    scores = law.run(done.proto, image, level=level)["scores"]
+    opened = law.session(model)
+    for place in np.ndindex(3, 2):
+        crop = np.ascontiguousarray(law.part(image, (2, 3), [2 * i for i in place], (17, 23)))
+        law.assert_close(law.at(scores, place), law.run(opened, crop, level=level)["scores"], f"at {place}")
+
+
+# ------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(("lines", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_with_node_and_reason(lines: str, says: str) -> None:
+    model = net(lines, named(lines, DECLARED), 4)
+    with pytest.raises(surgery.Refused, match=says) as caught:
+        surgery.convert(model, allow_global=True)
+    assert "\n" not in str(caught.value)
+    assert caught.value.node
+    assert caught.value.exit_code == 3
+    assert surgery.inspect(model).verdict == "refused"
+
+
+def test_a_rule_whose_cells_onnxruntime_did_not_make_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resample, "spreading", lambda n: Stretch(1, 1, ((0, 0),)))
+    lines = f"{DOWN} d = DepthToSpace <blocksize = 2> (c) map = Conv (d, w411)"
+    model = net(lines, "float[4,2,3,3] w1, float[4,1,1,1] w411", 4)
+    says = r"by its attributes it makes \[8, 11\] cells, and onnxruntime made"
+    with pytest.raises(surgery.Refused, match=says):
+        surgery.convert(model)
+
+
+@pytest.mark.parametrize(("squeezed", "lifted"), [("Squeeze[2] (c)", True), ("Squeeze (c)", False)])
+def test_a_row_of_positions_is_squeezed(squeezed: str, lifted: bool) -> None:
+    """A map of one row: in a taller image it has more, so that row is the head's."""
+    trunk_lines = "c0 = Conv (image, w0, b0) c = MaxPool <kernel_shape = [7, 1]> (c0)"  # [1, 3, 1, 6]
+    lines = f"q = {squeezed} y = ReduceMean[{2 if lifted else 1}] <keepdims = 0> (q) "
+    lines += "" if lifted else "z = Unsqueeze[0] (y) "
+    lines += f"scores = Gemm <transB = 1> ({'y' if lifted else 'z'}, w)"
+    model = heads.net(
+        lines, "float[5,3] w", trunk=trunk_lines, trunk_weights="float[3,2,3,3] w0, float[3] b0"
+    )
+    if lifted:
+        heads.assert_lifted(model)
+    else:
+        with pytest.raises(surgery.Refused, match="it mixes batch and features"):
+            surgery.convert(model)
