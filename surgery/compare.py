@@ -123,7 +123,7 @@ class Converted:
             check_repeatable(self.proto.graph)
             made = {o for node in self.proto.graph.node for o in node.output}
             names = [*self._softs.values(), *(n for n in extra if n in made)]
-            self._session = Session(with_outputs(self.proto, names))
+            self._session = Session(with_outputs(self.proto, names), for_proof=True)
         if input_name not in self._session.inputs:
             raise BadInput(f"the converted model has no input {input_name!r}, but {self._session.inputs}")
         feeds = {input_name: image}

@@ -198,7 +198,7 @@ def prove(
     """Compare outputs, and the replaced ops' own, on seeded images. Raises Mismatch where they differ."""
     gap, count = Gap(), 0
     try:
-        before, after = (Session(with_outputs(p, names)) for p in (source.proto, proto))
+        before, after = (Session(with_outputs(p, names), for_proof=True) for p in (source.proto, proto))
         for feeds in images(source, facts):
             try:
                 want = before.run(feeds)

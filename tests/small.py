@@ -15,11 +15,11 @@ SCALES = "float s = {0.05}, uint8 z = {0}"
 
 
 def session(model: onnx.ModelProto) -> Any:
-    """The model in onnxruntime, kept from quantizing the features of a MatMul once more (MatMulNBits)."""
+    """The model in onnxruntime, kept from making integer ops, which round otherwise, of QDQ pairs."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

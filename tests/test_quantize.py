@@ -112,6 +112,32 @@ def test_fragments_of_a_quantized_trunk(tmp_path: Path) -> None:
         law.assert_equals_crops(model, done.proto, size, (1, 1))
 
 
+TRUNKS = {
+    "a sum": "a = Conv (image, tw, tb) d = Conv (a, tk, tb) r = Relu (d) map = Add (a, r)",
+    "a product": "a = Conv (image, tw, tb) d = Conv (a, tk, tb) map = Mul (a, d)",
+    "a number": "a = Conv (image, tw, tb) map = Mul (a, half)",
+    "branches": "a = Conv (image, tw, tb) d = Conv (a, tk, tb) map = Concat <axis = 1> (a, d)",
+    "activations": "a = Conv (image, tw, tb) d = Sigmoid (a) map = LeakyRelu (d)",
+    "a pool": "a = Conv (image, tw, tb) map = AveragePool <kernel_shape = [2, 2]> (a)",
+    "strides": "a = Conv <strides = [2, 1]> (image, tw, tb) map = MaxPool <kernel_shape = [2, 2], "
+    "strides = [2, 2]> (a)",
+}
+COUNTS = {"branches": 252, "a pool": 90, "strides": 18}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("name", TRUNKS)
+def test_trunk_quantized_by_onnxruntime(name: str, form: str, tmp_path: Path) -> None:
+    model = net(
+        "f = Flatten (map) scores = Gemm (f, v, c)",
+        f"float[{COUNTS.get(name, 126)},5] v, float[5] c, float half = {{0.5}}",
+        trunk=TRUNKS[name],
+        trunk_weights="float[3,2,3,3] tw, float[3] tb, float[3,3,1,1] tk",
+    )
+    assert_lifted(quantized(model, tmp_path, form))
+
+
 # ------------------------------------------------ the axis moves with the weight
 
 PER_CHANNEL = {

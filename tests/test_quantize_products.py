@@ -130,6 +130,9 @@ def test_product_of_integers(name: str) -> None:
 
 # ------------------------------------------------ refusals
 
+INTEGERS = (
+    f"{SCALES}, int8[72,5] w, float ws = {{0.01}}, int8 wz = {{0}}, float ys = {{0.05}}, uint8 yz = {{128}}"
+)
 REFUSALS = {
     "a scale of the whole tensor": (
         "f = Flatten (map) q, s, z = DynamicQuantizeLinear (f) m = MatMulInteger (q, w, z) scores = "
@@ -150,6 +153,55 @@ REFUSALS = {
         SCALES,
         r"cannot lift MatMulInteger 'm' -> 'm': its matrix depends on the image",
     ),
+    "a matrix of integers on the left": (
+        f"{U8} u = Unsqueeze[2] (f) m = MatMulInteger (w, u) c = Cast <to = 1> (m) scores = Squeeze[2] (c)",
+        f"{SCALES}, uint8[5,72] w",
+        r"MatMulInteger 'm'.*its matrix depends on the image, or stands on the left",
+    ),
+    "a scale of the image": (
+        f"{U8} x = ReduceMax <keepdims = 0> (map) m = QLinearMatMul (f, x, z, w, ws, wz, ys, yz) "
+        "scores = DequantizeLinear (m, ys, yz)",
+        INTEGERS,
+        r"(ReduceMax 'x'.*it reduces over the batch|QLinearMatMul 'm')",
+    ),
+    "a scale of the features' own": (
+        "f = Flatten (map) a = Abs (f) x = ReduceMax[1] <keepdims = 0> (a) q = QuantizeLinear <axis "
+        "= 0> (f, x) "
+        "d = DequantizeLinear <axis = 0> (q, x) scores = MatMul (d, v)",
+        "float[72,5] v",
+        r"QuantizeLinear 'q'.*its scale depends on the image",
+    ),
+    "a zero point per output that 8 bits cannot take in": (
+        f"{U8} m = MatMulInteger (f, w, z, zs) scores = Cast <to = 1> (m)",
+        f"{SCALES}, uint8[72,5] w, uint8[5] zs = {{0, 10, 200, 30, 40}}",
+        r"MatMulInteger 'm'.*every output has a zero point of its own",
+    ),
+    "a QGemm that transposes the features": (
+        f"{U8} m = com.microsoft.QGemm <transA = 1> (f, s, z, o, ws, wz) scores = ReduceMax[0] "
+        f"<keepdims = 1> (m)",
+        f"{INTEGERS}, int8[1,5] o",
+        r"QGemm 'm'.*transA makes features of the batch",
+    ),
+    "a convolution of integers over flattened cells": (
+        f"{U8} r = [1, 72, 1, 1] g = Reshape (f, r) t = Transpose <perm = [0, 2, 1, 3]> (g) m = "
+        f"ConvInteger (t, k, z) "
+        "c = Cast <to = 1> (m) e = Flatten (c) scores = MatMul (e, v)",
+        f"{SCALES}, int8[1,1,2,1] k, float[71,5] v",
+        r"ConvInteger 'm'.*(map made of features|no longer a map|no map any more)",
+    ),
+    "a quantized softmax over the batch": (
+        f"{U8} m = com.microsoft.QLinearSoftmax <axis = 0, opset = 13> (f, s, z, ys, yz) "
+        "d = DequantizeLinear (m, ys, yz) scores = MatMul (d, v)",
+        "float s = {0.05}, uint8 z = {0}, float ys = {0.01}, uint8 yz = {0}, float[72,5] v",
+        r"QLinearSoftmax 'm'.*normalises over the batch",
+    ),
+    "a quantized pool of cells in other rows": (
+        f"{U8} r = [1, 6, 4, 3] g = Reshape (f, r) m = com.microsoft.QLinearAveragePool <kernel_shape "
+        f"= [2, 2]> "
+        "(g, s, z, ys, yz) d = DequantizeLinear (m, ys, yz) e = Flatten (d) scores = MatMul (e, v)",
+        "float s = {0.05}, uint8 z = {0}, float ys = {0.05}, uint8 yz = {0}, float[36,5] v",
+        r"QLinearAveragePool 'm'.*it pools features that are no longer a map",
+    ),
     "a product per row": (
         f"{U8} r = [0, 3, 24] g = Reshape (q, r) m = MatMulInteger (g, w) c = Cast <to = 1> (m) "
         f"scores = ReduceMax[1] <keepdims = 0> (c)",
@@ -163,4 +215,4 @@ REFUSALS = {
 def test_refusal(name: str) -> None:
     lines, weights, says = REFUSALS[name]
     with pytest.raises(surgery.Refused, match=says):
-        surgery.convert(net(lines, weights))
+        surgery.convert(net(lines, weights, domains=MICROSOFT))
