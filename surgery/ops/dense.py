@@ -98,7 +98,7 @@ def _dequantized(op: Op, shape: tuple[int, ...]) -> bool:
 
 @lift.rule("MatMul")
 def matmul(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
-    """A product of all features with a matrix, on either side, as a Conv without bias."""
+    """A product of all features with one matrix as a Conv; any other folds positions into the batch."""
     arranged = _as_rows(op, inputs)
     if arranged is None:
         raise NoRule(no_matrix(op, inputs))
@@ -140,7 +140,7 @@ def no_matrix(op: Op, inputs: list[Any]) -> str:
 
 @lift.rule("Einsum")
 def einsum(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
-    """A sum of all features against a constant as a Conv, like MatMul."""
+    """A sum of all features against one matrix as a Conv; any other folds positions into the batch."""
     operands, result = letters(op)
     moving = [i for i, v in enumerate(inputs) if not isinstance(v, np.ndarray)]
     if len(moving) != 1 or len(inputs) != 2:
