@@ -105,8 +105,9 @@ def test_quantized_by_onnxruntime(name: str, form: str, per_channel: bool, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fragments_of_a_quantized_trunk(tmp_path: Path) -> None:
-    model = quantized(net(*TWO_LAYERS), tmp_path, "QOperator")
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_fragments_of_a_quantized_trunk(form: str, tmp_path: Path) -> None:
+    model = quantized(net(*TWO_LAYERS), tmp_path, form)
     done = convert(model, stride=(1, 1), stride_form="fragments")
     for size in SIZES:
         law.assert_equals_crops(model, done.proto, size, (1, 1))
