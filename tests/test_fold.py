@@ -100,7 +100,7 @@ r = [0, 3, 2, 2] q0 = Reshape (q, r) k0 = Reshape (k, r) v0 = Reshape (v, r)
 q1 = Transpose <perm = [0, 2, 1, 3]> (q0) k1 = Transpose <perm = [0, 2, 3, 1]> (k0)
 v1 = Transpose <perm = [0, 2, 1, 3]> (v0)
 a = MatMul (q1, k1) half = 0.5 s = Mul (a, half) m = Add (s, mask) p = Softmax <axis = -1> (m)
-o = MatMul (p, v1) o1 = Transpose <perm = [0, 2, 1, 3]> (o) z = [0, 12] o2 = Reshape (o1, z) 
+o = MatMul (p, v1) o1 = Transpose <perm = [0, 2, 1, 3]> (o) z = [0, 12] o2 = Reshape (o1, z)
 scores = Gemm (o2, w2, b2)
 """
 ATTENTION_WEIGHTS = (
