@@ -16,7 +16,7 @@ from surgery.head import Head
 from surgery.lift import Row
 from surgery.model import Model, ModelLike, dims_of, read, to_graph
 from surgery.oracle import Original
-from surgery.plain import take_branches, take_views
+from surgery.plain import take_branches, take_casts, take_views
 from surgery.result import Result
 from surgery.shapes import Facts, observe, space_axes
 
@@ -67,12 +67,16 @@ class Options:
 
 
 def settled(source: Model, window: tuple[int, ...] | None) -> tuple[Model, Facts]:
-    """A model and its facts, once its Ifs are decided that shapes decide, and its views are taken."""
+    """A model and its facts, once what its shapes and types decide has been decided."""
     facts = observe(source, window)
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
-    values = facts.values
-    if not take_branches(proto.graph, values) and not take_views(proto.graph, facts.shapes, values):
+    changed = (
+        take_branches(proto.graph, facts.values)
+        or take_views(proto.graph, facts.shapes, facts.values)
+        or take_casts(proto.graph, facts.dtypes)
+    )
+    if not changed:
         return source, facts
     return settled(replace(source, proto=proto), window)
 

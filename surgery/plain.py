@@ -1,4 +1,4 @@
-"""One form for every model: constant branches and views taken, fused ops of onnxruntime taken apart."""
+"""One form for every model: branches, views and casts settled, fused ops of onnxruntime taken apart."""
 
 from __future__ import annotations
 
@@ -118,6 +118,23 @@ def take_views(
         if row.output[0] not in read and row in graph.node:
             graph.node.remove(row)
     return bool(rows)
+
+
+# ------------------------------------------------------------------ casts
+
+
+def take_casts(graph: onnx.GraphProto, dtypes: Mapping[str, Any]) -> bool:
+    """Put a Cast, which names its type, in the place of every CastLike, in place.
+
+    A constant cast to the type of the image depends on no pixel. Returns whether there was one.
+    """
+    found = [node for node in graph.node if node.op_type == "CastLike" and not node.domain]
+    for node in found:
+        kind = helper.np_dtype_to_tensor_dtype(dtypes[node.input[1]])
+        cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=kind)
+        cast.attribute.extend(node.attribute)
+        node.CopyFrom(cast)
+    return bool(found)
 
 
 # ------------------------------------------------------------------ fused ops

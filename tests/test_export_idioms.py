@@ -56,3 +56,20 @@ def test_a_constant_may_come_first_in_a_product_of_the_mosaic() -> None:
     )
     done = convert(model, exact=True, sizes=[(15, 13)], stride=1)
     law.assert_equals_crops(model, done.proto, (15, 13), (1, 1))
+
+
+# ------------------------------------------------ CastLike: constants in the type of the image
+
+ALIKE = "zero = 0.0 six = 6.0 low = CastLike (zero, image) high = CastLike (six, image)"
+CLIPPED = "clipped = Clip (map, low, high) f = Flatten (clipped) scores = Gemm <transB = 1> (f, w, b)"
+
+
+@pytest.mark.parametrize("saturate", ["", "<saturate = 1>"], ids=["plain", "saturate"])
+def test_a_constant_of_the_images_type_is_a_constant(saturate: str) -> None:
+    lines = f"{ALIKE.replace('CastLike', f'CastLike {saturate}')} {CLIPPED}"
+    assert_lifted(net(lines, "float[5,72] w, float[5] b", opset=19))
+
+
+def test_a_map_may_take_the_type_of_another() -> None:
+    lines = "l = CastLike (map, one) f = Flatten (l) h = Gemm <transB = 1> (f, w, b) scores = CastLike (h, v)"
+    assert_lifted(net(lines, "float[5,72] w, float[5] b, float[1] one, float[1] v", opset=15))
