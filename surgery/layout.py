@@ -14,12 +14,10 @@ from surgery.errors import BadInput, Refused
 from surgery.geometry import Trunk
 from surgery.graph import Op
 from surgery.head import Geometry, Head
-from surgery.memory import peak
 from surgery.mosaic import Strip
 from surgery.report.layout import by
 from surgery.shapes import Facts
 
-HALVINGS = 7
 TRUST = 0.95
 
 
@@ -28,8 +26,7 @@ class Layout:
     """How the exact engine would do an image size.
 
     `geometry` is that of the windows on this grid; `cut` says how many of `candidates` ops run over the
-    mosaic; `gain` is the expected cost of a batch of all windows over that of the plan; `memory` the
-    estimated peak of activations in bytes.
+    mosaic; `gain` is the expected cost of a batch of all windows over that of the plan.
     """
 
     plan: exact.Plan
@@ -37,15 +34,16 @@ class Layout:
     size: tuple[int, ...]
     candidates: int
     gain: float
-    memory: int
 
     @property
-    def cut(self) -> str:
-        """The last op that runs over the mosaic, in words."""
-        if not self.plan.planned:
-            return "none: all windows are a batch from the image on"
+    def parting(self) -> str:
+        """Where the windows part, in words."""
+        count = len(self.plan.planned)
+        if not count:
+            return "mosaic: none, the windows are a batch from the image on"
         op = self.plan.planned[-1].op
-        return f"{op.kind} {op.name!r}, op {len(self.plan.planned)} of {self.candidates} that could"
+        among = f"{count} of {self.candidates} ops that could"
+        return f"mosaic: up to {op.kind} {op.name!r} ({among}); behind it the windows are a batch"
 
 
 def lay_out(
@@ -60,10 +58,8 @@ def lay_out(
     """Plan the mosaic of an image of this size (pixels per axis), windows `stride` pixels apart.
 
     `cut` is how many of the ops that could run over the mosaic do; by default as many as cost least.
-    Raises BadInput where the size holds no window, or an explicit stride leaves no second one.
     """
     geometry = head.geometry.refined(stride or head.own_stride)
-    check_request(geometry, size, stride)
     grid = geometry.grid(size)
     made: dict[Any, Strip] = {}
     for key in zip(grid, geometry.stride, geometry.window, size, strict=True):
@@ -79,8 +75,7 @@ def lay_out(
     cost, policy, count, full, plain = min(ways, key=lambda way: way[0])
     kept = [p.op for p in full.planned[:count]]
     plan = exact.plan(kept, trunk, facts.image, grid, strips, costs, policy)
-    memory = peak(plan, ops, trunk, facts)
-    return Layout(plan, geometry, tuple(size), len(full.planned), plain / cost, memory)
+    return Layout(plan, geometry, tuple(size), len(full.planned), plain / cost)
 
 
 def cheapest(totals: Sequence[float]) -> int:
@@ -90,10 +85,12 @@ def cheapest(totals: Sequence[float]) -> int:
 
 
 def check_request(geometry: Geometry, size: Sequence[int], stride: Sequence[int] | None) -> None:
-    """Raise BadInput where no window fits, or where a stride was asked for and no second window fits."""
+    """Raise BadInput where no window fits, or a stride was asked for that is none or leaves no second window."""
     sides, window = by(size), by(geometry.window)
+    if any(s < 1 for s in geometry.stride):
+        raise BadInput(f"the stride {by(geometry.stride)} must be at least one pixel.")
     if len(size) != len(geometry.window):
-        raise BadInput(f"--size {sides} has {len(size)} sides, the window is {window}.")
+        raise BadInput(f"--size {sides} has {len(size)} sides, the window {window} {len(geometry.window)}.")
     if any(n < w for n, w in zip(size, geometry.window, strict=True)):
         raise BadInput(
             f"--size {sides} is smaller than the window {window}: no window fits. Give a larger size."
@@ -105,17 +102,16 @@ def check_request(geometry: Geometry, size: Sequence[int], stride: Sequence[int]
         )
 
 
-def check_memory(layout: Layout, limit: int, smaller: Callable[[tuple[int, ...]], Layout]) -> None:
-    """Raise Refused where the plan needs more than `limit` bytes, with the largest size that fits.
+def check_memory(layout: Layout, memory: int, limit: int, at: Callable[[tuple[int, ...]], int]) -> None:
+    """Raise Refused where a plan's activations need more than `limit` bytes, with the largest size that fits.
 
-    `smaller` lays out another size.
+    `at` gives the bytes for another size.
     """
-    if layout.memory <= limit:
+    if memory <= limit:
         return
-    best = largest(layout, limit, smaller)
+    best = largest(layout, limit, at)
     fits = f"the largest size of this shape that fits is {by(best)}" if best else "not even one window fits"
-    need, room = layout.memory / 2**20, limit / 2**20
-    why = f"its activations would take about {need:,.0f} MiB, the limit is {room:,.0f} MiB"
+    why = f"its activations would take about {mebibytes(memory)}, the limit is {mebibytes(limit)}"
     raise Refused(
         f"--exact at {by(layout.size)}: {why}; {fits}. Make a model for that size and tile the image, or "
         "raise --max-memory.",
@@ -123,27 +119,39 @@ def check_memory(layout: Layout, limit: int, smaller: Callable[[tuple[int, ...]]
     )
 
 
-def largest(
-    layout: Layout, limit: int, smaller: Callable[[tuple[int, ...]], Layout]
-) -> tuple[int, ...] | None:
-    """The largest size between the window and the size asked for whose plan fits, by halving."""
-    low, high, best = 0.0, 1.0, None
-    for _ in range(HALVINGS):
-        share = (low + high) / 2
-        sides = tuple(
-            int(w + share * (n - w)) for w, n in zip(layout.geometry.window, layout.size, strict=True)
-        )
-        if smaller(sides).memory <= limit:
-            best, low = sides, share
-        else:
-            high = share
-    return best
+def largest(layout: Layout, limit: int, at: Callable[[tuple[int, ...]], int]) -> tuple[int, ...] | None:
+    """The largest size that fits of those with whole windows between the window and the size asked for.
+
+    It is found by halving, and was tried; None where not even the window fits.
+    """
+    geometry, grid = layout.geometry, layout.plan.grid
+    steps = max(grid) - 1
+
+    def sides(step: int) -> tuple[int, ...]:
+        counts = [(n - 1) * step // max(steps, 1) for n in grid]
+        return tuple(w + n * s for w, n, s in zip(geometry.window, counts, geometry.stride, strict=True))
+
+    if at(sides(0)) > limit:
+        return None
+    low, high = 0, steps + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(sides(middle)) <= limit else (low, middle)
+    return sides(low)
 
 
-def notes(layout: Layout) -> list[str]:
+def mebibytes(count: int) -> str:
+    """A number of bytes in words."""
+    return f"{count / 2**20:,.0f} MiB"
+
+
+def notes(layout: Layout, memory: int) -> list[str]:
     """The plan in words, for the report."""
+    g = layout.geometry
+    grid = layout.plan.grid
     return [
-        f"mosaic up to {layout.cut}",
-        f"expected {layout.gain:.2f} times as fast as all {prod(layout.plan.grid)} windows in one batch",
-        f"estimated peak of activations {layout.memory / 2**20:,.0f} MiB",
+        f"image {by(layout.size)}: {by(grid)} windows of {by(g.window)}, one every {by(g.stride)}",
+        layout.parting,
+        f"expected: {layout.gain:.2f} times as fast as all {prod(grid)} windows in one batch",
+        f"estimated peak of activations: {mebibytes(memory)}",
     ]

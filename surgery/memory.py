@@ -1,75 +1,100 @@
-"""The peak of activations of an exact model, estimated from its plan."""
+"""The peak of activations: what a run of a model holds at once, beside its weights and its inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
-from surgery.cost import FREE, FUSED
-from surgery.exact import Plan, Planned, Strips
-from surgery.geometry import Trunk
-from surgery.graph import Op
-from surgery.shapes import Facts
+import onnx
+
+from surgery.runtime import Buffer, Lowering, Step
 
 
-def peak(plan: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts) -> int:
-    """Bytes of activations alive at once, for one image, at the worst op.
+def peak(model: onnx.ModelProto) -> int:
+    """Bytes of activations alive at once on onnxruntime's CPU provider, at the sizes the model states.
 
-    A tensor lives from the op that makes it to the last that reads it; ops that onnxruntime runs in place
-    or fuses into the op before make none.
+    Dims that are open count as 1. The memory counted is what tensors hold, without what an allocator keeps
+    beyond it: the arena, if it is on, can take up to twice as much.
     """
-    inside = {id(p.op): p for p in plan.planned}
-    strips = {facts.image: plan.image, **plan.strips()}
-    uses: dict[str, int] = {}
-    moving = [op for op in ops if op.outputs[0] not in facts.values]
-    for op in moving:
-        for name in op.inputs:
-            uses[name] = uses.get(name, 0) + 1
-    stored = {n: _stored(n, strips[n], trunk, facts) for n in strips}
-    windows = prod(plan.grid)
-    alive: dict[str, float] = {facts.image: stored[facts.image]}
-    parted: set[str] = set()
-    worst = alive[facts.image]
-    for op in moving:
-        planned = inside.get(id(op))
-        extra = _temporary(planned, trunk, facts) if planned else 0.0
-        if planned is None:
-            for name in op.inputs:
-                if name in strips and name not in parted:
-                    parted.add(name)
-                    alive[f"{name}/windows"] = windows * _values(name, facts)
-                    extra += windows * _values(name, facts)
-        made = [n for n in op.outputs if n]
-        size = sum(stored[n] if planned else windows * _values(n, facts) for n in made)
-        in_place = op.kind in (*FREE, *FUSED) or prod(op.out_shape()) == prod(op.in_shape())
-        fresh = size if not in_place or any(uses.get(n, 0) > 1 for n in op.inputs if n in alive) else 0.0
-        worst = max(worst, sum(alive.values()) + fresh + extra)
-        for name in op.inputs:
-            uses[name] -= 1
-            if uses[name] == 0:
-                alive.pop(name, None)
-                alive.pop(f"{name}/windows", None)
-        for name in made:
-            if uses.get(name, 0):
-                alive[name] = stored[name] if planned else windows * _values(name, facts)
-    return int(worst)
+    ends = [o.name for o in model.graph.output]
+    steps = Lowering(model).steps
+    return most_alive(steps, Memory(steps, ends))
 
 
-def _values(name: str, facts: Facts) -> float:
-    return prod(facts.shapes[name]) / facts.batch * int(facts.dtypes[name].itemsize)
+class Memory:
+    """Which buffer each tensor has, and from which step to which each buffer is held.
+
+    A step writes over what it alone still reads, or takes a dead buffer made for the same shape; a buffer
+    is given back behind its last use (onnxruntime's allocation planner).
+    """
+
+    def __init__(self, steps: Sequence[Step], ends: Sequence[str]) -> None:
+        self.home: dict[str, str] = {}
+        for step in steps:
+            if step.view:
+                self.home[step.makes[0].name] = self.of(step.view)
+        self.last = {self.of(name): i for i, step in enumerate(steps) for name in _named(step)}
+        self.last |= {self.of(name): len(steps) for name in ends}
+        self.spans: list[tuple[int, int]] = []
+        self.bytes: list[int] = []
+        self._dead: list[tuple[object, int]] = []
+        self._made: dict[str, tuple[int, Buffer]] = {}
+        for i, step in enumerate(steps):
+            if not step.view:
+                for buffer in step.makes:
+                    self._place(i, step, buffer)
+            self._give_back(i, step)
+
+    def of(self, name: str) -> str:
+        """The tensor whose memory this one is."""
+        return self.home.get(name, name)
+
+    def _place(self, i: int, step: Step, buffer: Buffer) -> None:
+        number = self._written_over(i, step, buffer)
+        if number is None:
+            number = self._again(buffer)
+        if number is None:
+            number = len(self.spans)
+            self.spans.append((i, i))
+            self.bytes.append(buffer.bytes)
+        self._made[buffer.name] = number, buffer
+        first, end = self.spans[number]
+        self.spans[number] = first, max(end, self.last[buffer.name])
+
+    def _written_over(self, i: int, step: Step, buffer: Buffer) -> int | None:
+        for name in map(self.of, step.over):
+            if name in self._made and self.last[name] == i:
+                number = self._made[name][0]
+                if self.bytes[number] == buffer.bytes:
+                    return number
+        return None
+
+    def _again(self, buffer: Buffer) -> int | None:
+        for entry in self._dead if buffer.key is not None else ():
+            if entry[0] == buffer.key:
+                self._dead.remove(entry)
+                return entry[1]
+        return None
+
+    def _give_back(self, i: int, step: Step) -> None:
+        for name in dict.fromkeys(self.of(n) for n in _named(step)):
+            if name in self._made and self.last[name] == i:
+                number, buffer = self._made[name]
+                if self.spans[number][1] <= i:
+                    self._dead.insert(0, (buffer.key, number))
 
 
-def _stored(name: str, strips: Strips, trunk: Trunk, facts: Facts) -> float:
-    return _values(name, facts) * prod(s.length for s in strips) / prod(trunk.maps[name].cells)
+def most_alive(steps: Sequence[Step], memory: Memory) -> int:
+    """The most bytes held at once over all steps, what a step needs for itself included."""
+    change = [0] * (len(steps) + 2)
+    for (first, end), size in zip(memory.spans, memory.bytes, strict=True):
+        change[first] += size
+        change[end + 1] -= size
+    held, most = 0, 0
+    for step, delta in zip(steps, change, strict=False):
+        held += delta
+        most = max(most, held + step.scratch)
+    return most
 
 
-def _temporary(planned: Planned, trunk: Trunk, facts: Facts) -> float:
-    """What gathers and masks before an op hold beside its input."""
-    if not planned.steps or all(s.gather is None and s.masked is None for s in planned.steps):
-        return 0.0
-    name = planned.op.inputs[0]
-    m = trunk.maps[name]
-    sides = prod(
-        s.gather.size if s.gather is not None else c for s, c in zip(planned.steps, m.cells, strict=True)
-    )
-    return 2 * _values(name, facts) * sides / prod(m.cells)
+def _named(step: Step) -> list[str]:
+    return [*step.reads, *(buffer.name for buffer in step.makes)]

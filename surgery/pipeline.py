@@ -124,10 +124,11 @@ def inspect(
     source = read(model)
     progress("shapes, geometry and head")
     analysis = None
-    if exact:
-        one = exact_size(None if size is None else [size])
-        return inspect_exactly(source, one, per_axis(stride, source), window)
+    one = exact_size(None if size is None else [size]) if exact else None
+    apart = per_axis(stride, source)
     try:
+        if one is not None:
+            return inspect_exactly(source, one, apart, window)
         analysis, graph, ops = analyse(source, window)
         analysis, proto, rows, notes = dense.rewrite(analysis, graph, ops, Options())
         return replace(describe(analysis, proto, rows, notes), proto=None)

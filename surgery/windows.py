@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from surgery import proof
 from surgery.analysis import Analysis, Options, analyse, describe
 from surgery.assemble import assemble
-from surgery.compare import Converted
+from surgery.compare import Converted, check_repeatable
 from surgery.dynamic import BATCH, forget_shapes
 from surgery.errors import BadInput, Refused
+from surgery.geometry import ops_of
 from surgery.graph import Op
 from surgery.head import Geometry, Head
-from surgery.layout import Layout, check_memory, lay_out, notes
+from surgery.layout import Layout, check_memory, check_request, lay_out, notes
 from surgery.lift import Row
-from surgery.model import Model, dims_of, from_graph
+from surgery.memory import peak
+from surgery.model import Model, dims_of, from_graph, to_graph
 from surgery.oracle import Original
 from surgery.proof import Progress, Proof
 from surgery.report.layout import by
@@ -30,6 +32,47 @@ from surgery.result import Result, label
 
 MAX_MEMORY = 2**32
 CROPS_SAMPLED = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """The exact model of an image size, unproven, with the plan behind it."""
+
+    layout: Layout
+    proto: onnx.ModelProto
+    rows: list[Row]
+
+
+class Assembler:
+    """Makes exact models of one original, for any image size, with windows so many pixels apart."""
+
+    def __init__(self, source: Model, window: Sequence[int] | None, stride: tuple[int, ...] | None) -> None:
+        self.analysis, _, _ = analyse(source, window)
+        self.stride = stride
+        check_shareable(self.analysis)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the windows lie."""
+        found = self.analysis.head
+        return found.geometry.refined(self.stride or found.own_stride)
+
+    def assemble(self, size: tuple[int, ...]) -> Assembled:
+        """The model for an image size. Raises BadInput where the size has no windows, Refused as convert."""
+        check_request(self.geometry, size, self.stride)
+        return self._assembled(size)
+
+    def memory(self, size: tuple[int, ...]) -> int:
+        """The estimated peak of activations at an image size, in bytes."""
+        return peak(self._assembled(size).proto)
+
+    def _assembled(self, size: tuple[int, ...]) -> Assembled:
+        a = self.analysis
+        graph = to_graph(a.model.proto)
+        ops = ops_of(graph, a.model.opset, a.facts)
+        layout = lay_out(ops, a.trunk, a.facts, a.head, size, self.stride)
+        proto, rows = rewrite(graph, a, ops, layout)
+        return Assembled(layout, proto, rows)
 
 
 def convert_exactly(
@@ -47,23 +90,20 @@ def convert_exactly(
             "--exact gives a map of full windows; --reduce, --trim and --stride-form are for the dense "
             "engine."
         )
-    analysis, graph, ops = analyse(source, window)
+    assembler = Assembler(source, window, options.stride)
     progress("laying out the mosaic")
-
-    def planned(sides: tuple[int, ...]) -> Layout:
-        return lay_out(ops, analysis.trunk, analysis.facts, analysis.head, sides, options.stride)
-
-    layout = planned(size)
-    check_memory(layout, max_memory, planned)
-    proto, rows = rewrite(graph, analysis, ops, layout)
+    made = assembler.assemble(size)
+    memory = peak(made.proto)
+    check_memory(made.layout, memory, max_memory, assembler.memory)
+    analysis, layout = assembler.analysis, made.layout
     found = on_grid(analysis.head, layout.geometry)
-    result = describe(replace(analysis, head=found), proto, rows, notes(layout))
+    result = describe(replace(analysis, head=found), made.proto, made.rows, notes(layout, memory))
     result = replace(result, engine="exact")
-    label(proto, result, source.sha256, None, ())
+    label(made.proto, result, source.sha256, None, ())
     shown = proof.prove(
-        Original(source, analysis.facts, {}, {}),
+        Original(analysis.model, analysis.facts, {}, {}),
         found,
-        Converted(proto),
+        Converted(made.proto),
         [size],
         engine="exact",
         tolerance=tolerance,
@@ -79,10 +119,6 @@ def rewrite(
 ) -> tuple[onnx.ModelProto, list[Row]]:
     """The model for one image size, unproven, and a row for where the windows part."""
     model, facts = analysis.model, analysis.facts
-    others = [v.name for v in model.proto.graph.input if v.name != facts.image]
-    if others:
-        why = f"it has a second input {others[0]!r}: a state, or what belongs to one window, cannot be shared"
-        raise Refused(f"--exact: {why}. Export the model with the image as its only input.", why=why)
     assemble(graph, model.opset, ops, analysis.trunk, facts, layout.plan)
     graph.cleanup().toposort()
     forget_shapes(graph)
@@ -97,6 +133,21 @@ def rewrite(
     return proto, [Row(op.name, op.kind, "runs on all windows as a batch") for op in behind[:1]]
 
 
+def check_shareable(analysis: Analysis) -> None:
+    """Raise Refused where a model keeps a state or draws random numbers."""
+    graph, facts = analysis.model.proto.graph, analysis.facts
+    weights = {t.name for t in graph.initializer}
+    others = [v.name for v in graph.input if v.name != facts.image and v.name not in weights]
+    if others:
+        why = f"it has a second input {others[0]!r}: a state, or what belongs to one window, cannot be shared"
+        raise Refused(f"--exact: {why}. Export the model with the image as its only input.", why=why)
+    try:
+        check_repeatable(graph)
+    except BadInput as error:
+        why = f"{error}, so no two answers can be compared"
+        raise Refused(f"--exact: {why}. Export the model in eval mode.", why=why) from error
+
+
 def on_grid(head: Head, geometry: Geometry) -> Head:
     """The head as the proof of an exact model sees it: its windows on that grid, at any size."""
     anywhere = replace(geometry, step=(1,) * len(geometry.step))
@@ -106,7 +157,7 @@ def on_grid(head: Head, geometry: Geometry) -> Head:
 def refuse_baked_batch(shown: Proof) -> None:
     """Raise Refused where the converted model cannot run: its body holds the batch it was exported with."""
     for check in shown.checks:
-        if check.max_error is None and check.note.startswith("onnxruntime cannot run"):
+        if check.max_error is None and check.note.startswith("onnxruntime cannot"):
             raise Refused(
                 "--exact: the windows run as a batch, and the model's batch is baked in beyond repair: "
                 f"{check.note}. Export the model with a dynamic batch.",
@@ -118,10 +169,11 @@ def inspect_exactly(
     source: Model, size: tuple[int, ...], stride: tuple[int, ...] | None, window: Sequence[int] | None
 ) -> Result:
     """What the exact engine would do at a size."""
-    analysis, _, ops = analyse(source, window)
-    layout = lay_out(ops, analysis.trunk, analysis.facts, analysis.head, size, stride)
-    found = on_grid(analysis.head, layout.geometry)
-    result = describe(replace(analysis, head=found), None, [], notes(layout))
+    assembler = Assembler(source, window, stride)
+    made = assembler.assemble(size)
+    found = on_grid(assembler.analysis.head, made.layout.geometry)
+    lines = notes(made.layout, peak(made.proto))
+    result = describe(replace(assembler.analysis, head=found), None, made.rows, lines)
     return replace(result, engine="exact")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -83,25 +83,32 @@ def peak(graph: onnx.GraphProto, known: Tensors) -> int:
 
 def inferred(graph: onnx.GraphProto, feeds: Mapping[str, NDArray[Any]], model: onnx.ModelProto) -> Tensors:
     """What shape inference tells of every tensor; weights take part by their shapes only."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    light.graph.name = graph.name
-    light.graph.node.extend(graph.node)
-    light.graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in graph.output)
-    for name, array in feeds.items():
-        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        light.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
-    for tensor in graph.initializer:
-        if prod(tensor.dims) <= SMALL:
-            light.graph.initializer.append(tensor)
-        light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    done = shape_inference.infer_shapes(light, data_prop=True).graph
+    kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
+    inputs = [helper.make_tensor_value_info(name, kinds[name], array.shape) for name, array in feeds.items()]
     known: Tensors = {}
-    for value in (*done.input, *done.value_info, *done.output):
+    for value in inferred_values(graph, inputs, model):
         tensor_type = value.type.tensor_type
         dims = tensor_type.shape.dim
         if tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             known[value.name] = tuple(d.dim_value for d in dims), tensor_type.elem_type
     return known
+
+
+def inferred_values(
+    graph: onnx.GraphProto, inputs: Sequence[onnx.ValueInfoProto], model: onnx.ModelProto
+) -> list[onnx.ValueInfoProto]:
+    """The value infos of all tensors, with inputs of these shapes; large weights are not copied."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = graph.name
+    light.graph.node.extend(graph.node)
+    light.graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in graph.output)
+    light.graph.input.extend(inputs)
+    for tensor in graph.initializer:
+        if prod(tensor.dims) <= SMALL:
+            light.graph.initializer.append(tensor)
+        light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    done = shape_inference.infer_shapes(light, data_prop=True).graph
+    return [*done.input, *done.value_info, *done.output]
 
 
 def _bytes(shape: Shape, kind: int) -> int:
