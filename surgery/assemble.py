@@ -24,6 +24,8 @@ from surgery.positions import without_units
 from surgery.rules import Map
 from surgery.shapes import Facts
 
+KEEPS_BATCH = {"Reshape": 0, "Expand": 1}  # ops whose shape is written out, and how it says "as it is"
+
 
 def assemble(
     graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Facts, plan: Plan
@@ -112,7 +114,7 @@ class _Writer:
             for i, name in enumerate(op.inputs):
                 if name in self.maps:
                     op.node.inputs[i] = self.gather(self.current[name], self.maps[name], next(ways))
-            if op.kind == "Reshape":
+            if op.kind in KEEPS_BATCH:
                 self._retarget(op, planned)
             narrow_constants(self.build, op, self.trunk)
             freeze_sizes(self.build, op, self.facts)
@@ -203,7 +205,7 @@ class _Writer:
 
     def _retarget(self, op: Op, planned: Planned) -> None:
         m = self.maps[op.outputs[0]]
-        dims = [0, *m.shape[1:]]
+        dims = [KEEPS_BATCH[op.kind], *m.shape[1:]]
         for axis, strip in zip(m.axes, planned.strips, strict=True):
             dims[axis] = strip.length
         op.node.inputs[1] = self.build.ints("shape", dims)

@@ -73,3 +73,16 @@ def test_a_constant_of_the_images_type_is_a_constant(saturate: str) -> None:
 def test_a_map_may_take_the_type_of_another() -> None:
     lines = "l = CastLike (map, one) f = Flatten (l) h = Gemm <transB = 1> (f, w, b) scores = CastLike (h, v)"
     assert_lifted(net(lines, "float[5,72] w, float[5] b, float[1] one, float[1] v", opset=15))
+
+
+# ------------------------------------------------ normalize over channels: an Expand to the map's own shape
+
+
+def test_an_expand_to_the_windows_shape_is_one_to_the_mosaics() -> None:
+    model = net(
+        "size = ReduceL2 <axes = [1], keepdims = 1> (map) wide = [1, 3, 4, 6] sizes = Expand (size, wide) "
+        "unit = Div (map, sizes) f = Flatten (unit) scores = Gemm <transB = 1> (f, w, b)",
+        "float[5,72] w, float[5] b",
+    )
+    done = convert(model, exact=True, sizes=[SIZES[0]], stride=1)
+    law.assert_equals_crops(model, done.proto, SIZES[0], (1, 1))
