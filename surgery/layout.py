@@ -85,7 +85,7 @@ def cheapest(totals: Sequence[float]) -> int:
 
 
 def check_request(geometry: Geometry, size: Sequence[int], stride: Sequence[int] | None) -> None:
-    """Raise BadInput where no window fits, or a stride was asked for that is none or leaves no second window."""
+    """Raise BadInput where no window fits, or where a stride asked for is none or leaves no second window."""
     sides, window = by(size), by(geometry.window)
     if any(s < 1 for s in geometry.stride):
         raise BadInput(f"the stride {by(geometry.stride)} must be at least one pixel.")
@@ -141,8 +141,13 @@ def largest(layout: Layout, limit: int, at: Callable[[tuple[int, ...]], int]) ->
 
 
 def mebibytes(count: int) -> str:
-    """A number of bytes in words."""
-    return f"{count / 2**20:,.0f} MiB"
+    """A number of bytes in words.
+
+    >>> mebibytes(2**32), mebibytes(300_000)
+    ('4,096 MiB', '0.3 MiB')
+    """
+    size = count / 2**20
+    return f"{size:,.0f} MiB" if size >= 10 else f"{size:.2g} MiB"
 
 
 def notes(layout: Layout, memory: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from surgery.report.layout import by, facts, percent, printed, table
@@ -17,6 +18,7 @@ MEANING = {
     "global": "an op mixes the whole image into every cell, so scores differ from the crops'",
     "refused": "this model has no right conversion",
 }
+AS_WINDOWS = "every window is computed as one, border and padding too, so every score is the original's there"
 WHY_CROPS_DIFFER = {
     "padded": "a crop is padded, or cut short, at its own border where the map sees its neighbours",
     "global": "an op of the trunk sees the whole image in the place of the window",
@@ -29,13 +31,15 @@ AXES = {1: ("along",), 2: ("y", "x"), 3: ("z", "y", "x")}
 def render(data: dict[str, Any]) -> str:
     """The report of a conversion or an inspection, from the data of `Result.to_dict`."""
     parts: list[RenderableType] = [facts(list(_overview(data)))]
+    exact = data["engine"] == "exact"
     if data["geometry"]:
-        parts += ["", "Geometry (pixels unless said otherwise)", facts(list(_geometry(data["geometry"])))]
-    if data["head"]:
+        lines = list(_geometry(data["geometry"], exact=exact))
+        parts += ["", "Geometry (pixels unless said otherwise)", facts(lines)]
+    if data["head"] and not exact:
         rows = [(r["node"], r["op"], r["becomes"]) for r in data["head"]]
         parts += ["", "Head", table(("node", "op", "becomes"), rows)]
     if data["notes"] and data["verdict"] != "refused":
-        parts += ["", "Trunk", *("  " + line for line in _first(data["notes"]))]
+        parts += ["", "Mosaic" if exact else "Trunk", *("  " + line for line in _first(data["notes"]))]
     if data["proof"]:
         parts += ["", *_proof_parts(data["proof"])]
     return printed([*parts, "", conclusion(data)])
@@ -58,7 +62,8 @@ def _overview(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for i, output in enumerate(data["outputs"]):
         yield "" if i else "outputs" if len(data["outputs"]) > 1 else "output", _tensor(output)
     yield "engine", data["engine"]
-    yield "verdict", f"{data['verdict']}: {MEANING[data['verdict']]}"
+    windows = data["engine"] == "exact" and data["verdict"] == "exact"
+    yield "verdict", f"{data['verdict']}: {AS_WINDOWS if windows else MEANING[data['verdict']]}"
     for line in _first([_reason(r) for r in data["reasons"]]):
         yield "", line
 
@@ -72,13 +77,16 @@ def _reason(reason: dict[str, str]) -> str:
     return f"{place}{reason['why']}"
 
 
-def _geometry(g: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _geometry(g: dict[str, Any], *, exact: bool) -> Iterator[tuple[str, str]]:
     yield "window", f"{by(g['window'])}, one every {by(g['stride'])}"
     yield "field", f"{by(g['field']['size'])} seen by one score, from {_corner(g['field']['start'])} on"
     names = AXES[len(g["window"])]
     ends = ", ".join(f"{n} {a} + {b}" for n, (a, b) in zip(names, g["margin"], strict=True))
     yield "margin", f"{ends}: the cells at start + end of the head's input that the window's border reaches"
-    yield "touched", f"{percent(g['touched'])} of the head's input cells"
+    differs = ": there a dense pass would differ from the crops" if exact and g["touched"] else ""
+    yield "touched", f"{percent(g['touched'])} of the head's input cells{differs}"
+    if exact:
+        return
     if any(g["extra"]):
         yield "extra", f"up to {by(g['extra'])} positions beyond the last full window (--trim cuts them)"
     sizes = g["sizes"]
@@ -126,16 +134,17 @@ def conclusion(data: dict[str, Any]) -> str:
     """The last line of a report: what was proven and what was not, in plain words."""
     if data["verdict"] == "refused":
         return " ".join(["Nothing was converted, and nothing written.", *map(_capitalized, data["notes"])])
-    proof = data["proof"]
+    proof, exact = data["proof"], data["engine"] == "exact"
     if not proof:
-        would = "this is what `surgery convert` would do"
+        would = f"this is what `surgery convert{' --exact' if exact else ''}` would do"
         would += ", if given --allow-global" if data["verdict"] == "global" else ""
         return (
             f"Nothing was converted, proven or written: {would}. It measures every claim with onnxruntime "
             "before it writes."
         )
-    pooled = not any("cols" in o["shape"] for o in data["outputs"])
-    words = proven(proof, WHY_CROPS_DIFFER.get(data["verdict"], ""), pooled=pooled)
+    pooled = not exact and not any("cols" in o["shape"] for o in data["outputs"])
+    of = prod(data["outputs"][0]["shape"][-len(data["geometry"]["window"]) :]) if exact else None
+    words = proven(proof, WHY_CROPS_DIFFER.get(data["verdict"], ""), pooled=pooled, of=of)
     return words if data["output"] or not proof["passed"] else f"{words} Nothing was written."
 
 
@@ -143,11 +152,11 @@ def _capitalized(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def proven(proof: dict[str, Any], why: str = "", *, pooled: bool = False) -> str:
+def proven(proof: dict[str, Any], why: str = "", *, pooled: bool = False, of: int | None = None) -> str:
     """What a proof shows, in plain words.
 
     `why` says why crops may differ where that is known, `pooled` that the scores are pooled over the
-    positions on both sides.
+    positions on both sides, `of` how many positions there are where that is known.
     """
     failed = [c for c in proof["checks"] if c["required"] and not c["passed"]]
     if failed:
@@ -158,6 +167,8 @@ def proven(proof: dict[str, Any], why: str = "", *, pooled: bool = False) -> str
     windows = [c for c in proof["checks"] if c["name"] == "windows"]
     if crops and all(c["required"] for c in crops):
         equal = POOLED_ON_CROPS if pooled else "every score equals the original on that crop of the image"
+        if of is not None and crops[0]["positions"] < of:
+            equal = f"a random choice of the {of:,} scores, each equal to the original on its crop of the image"
         return f"Proven: {equal} ({_measured(crops)})."
     if not windows:
         return (
