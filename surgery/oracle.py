@@ -15,7 +15,7 @@ from surgery.field import Slide
 from surgery.model import Model
 from surgery.rules import Map
 from surgery.session import Session, beside, noise
-from surgery.shapes import Facts
+from surgery.shapes import SHAPE_OPS, Facts
 
 SHAPE_ONLY = (
     "Identity",
@@ -115,8 +115,19 @@ def fix_at_window(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -
     node.attribute.append(onnx.helper.make_attribute("strides", [s.stride for s in slides]))
 
 
-def counts_in_window(node: onnx.NodeProto, facts: Facts) -> bool:
-    """Whether an op is given places or sizes in the window's cells, and would mean others elsewhere."""
+def from_shapes(graph: onnx.GraphProto, facts: Facts) -> set[str]:
+    """The tensors that are computed from shapes and no pixel."""
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type in SHAPE_OPS or (found & set(node.input) and node.output[0] in facts.values):
+            found |= set(node.output)
+    return found
+
+
+def counts_in_window(node: onnx.NodeProto, facts: Facts, sized: set[str]) -> bool:
+    """Whether an op is given places, sizes or numbers of the window, and would mean others elsewhere."""
+    if sized & set(node.input) and node.output[0] not in sized and node.op_type not in ("Reshape", "Expand"):
+        return True
     if node.op_type == "Resize":
         return len(node.input) > 3 and bool(node.input[3])
     if node.op_type == "Slice":
@@ -264,7 +275,8 @@ class Original:
 
     def _free_trunk(self, sources: Sequence[str]) -> Session | str:
         part = cut(self.model.proto, {}, list(sources))
-        if any(counts_in_window(node, self.facts) for node in part.graph.node):
+        sized = from_shapes(part.graph, self.facts)
+        if any(counts_in_window(node, self.facts, sized) for node in part.graph.node):
             return "baked"
         for node in part.graph.node:
             fix_at_window(node, self.facts.shapes)
