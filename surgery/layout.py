@@ -40,10 +40,10 @@ class Layout:
         """Where the windows part, in words."""
         count = len(self.plan.planned)
         if not count:
-            return "mosaic: none, the windows are a batch from the image on"
+            return "part at: the image; all windows are a batch from there on"
         op = self.plan.planned[-1].op
-        among = f"{count} of {self.candidates} ops that could"
-        return f"mosaic: up to {op.kind} {op.name!r} ({among}); behind it the windows are a batch"
+        among = f"{count} of {self.candidates} ops that could run before"
+        return f"part at: {op.kind} {op.name!r}, {among}; behind it all windows are a batch"
 
 
 def lay_out(
@@ -155,8 +155,8 @@ def notes(layout: Layout, memory: int) -> list[str]:
     g = layout.geometry
     grid = layout.plan.grid
     return [
-        f"image {by(layout.size)}: {by(grid)} windows of {by(g.window)}, one every {by(g.stride)}",
+        f"windows: {by(grid)} in an image of {by(layout.size)}, one every {by(g.stride)} pixels",
         layout.parting,
-        f"expected: {layout.gain:.2f} times as fast as all {prod(grid)} windows in one batch",
-        f"estimated peak of activations: {mebibytes(memory)}",
+        f"gain: {layout.gain:.2f} times as fast as all {prod(grid):,} windows in one batch (expected)",
+        f"memory: {mebibytes(memory)} of activations at once (estimated)",
     ]

@@ -76,9 +76,11 @@ def convert(
     analysis, proto, rows, notes = dense.rewrite(analysis, graph, ops, options)
     result = describe(analysis, proto, rows, notes)
     label(proto, result, source.sha256, reduce, dense.fragments(analysis.head, options))
-    shown = proof.prove(
-        analysis.original(), analysis.head, Converted(proto), sizes, tolerance=tolerance, progress=progress
-    )
+    original, converted = analysis.original(), Converted(proto)
+    if not proof.takes_batches(original, converted, tolerance):
+        dense.fix_batch(proto, analysis.facts.batch)
+        result = describe(analysis, proto, rows, [*notes, dense.ONE_IMAGE])
+    shown = proof.prove(original, analysis.head, converted, sizes, tolerance=tolerance, progress=progress)
     return finish_off(result, shown, target, source, progress)
 
 
@@ -118,12 +120,14 @@ def inspect(
     With `exact`, what the exact engine would do at an image `size`, with windows `stride` pixels apart:
     where its windows part, the expected gain and the peak of memory.
 
-    A model that would be refused gives a result with the verdict `refused`; one that cannot be read
-    raises BadInput.
+    A model that would be refused gives a result with the verdict `refused`; one that cannot be read, or a
+    size that holds no window, raises BadInput.
     """
     source = read(model)
     progress("shapes, geometry and head")
     analysis = None
+    if not exact and (size is not None or stride is not None):
+        raise BadInput("--size and --stride say what the exact engine is to do; give --exact as well.")
     one = exact_size(None if size is None else [size]) if exact else None
     apart = per_axis(stride, source)
     try:

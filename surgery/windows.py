@@ -196,7 +196,7 @@ def validate_exactly(
         if tuple(size) != own:
             raise BadInput(
                 f"the exact model takes images of {by(own)} only; make one for {by(size)} with "
-                f"`surgery convert ORIGINAL -o OUT --exact --size {by(size)}`."
+                f"`surgery convert ORIGINAL -o OUT --exact --size {by(size)} --stride {by(geometry.stride)}`."
             )
     return proof.prove(
         Original(analysis.model, analysis.facts, {}, {}),

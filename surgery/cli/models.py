@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,50 @@ from surgery.errors import Mismatch, Refused
 
 Sides = tuple[int, ...]
 
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def memory(text: str) -> int:
+    """An amount of memory in bytes, from its text: a number with KiB, MiB or GiB behind it."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]iB)", text)
+    if found is None or not (count := int(float(found[1]) * UNITS[found[2]])):
+        raise click.BadParameter(f"{text!r} is no amount of memory; write it as 512MiB or 4GiB.")
+    return count
+
+
+def apart(text: str) -> tuple[int, ...]:
+    """The pixels between neighbouring windows, from their text: one number for all axes, or one for each."""
+    try:
+        return sides(text)
+    except click.BadParameter as error:
+        raise click.BadParameter(
+            f"{text!r} is no stride; write pixels from 1 on, as 16, or as 16x8 for rows and columns."
+        ) from error
+
+
+exact_option = click.option(
+    "--exact", is_flag=True, help="Keep the answers of the crops for any net, for one image --size."
+)
+stride_option = click.option(
+    "--stride",
+    type=apart,
+    metavar="S|HxW",
+    help="Pixels between windows, where they are not to be the net's own.",
+)
 sizes_option = click.option(
     "--size",
     "sizes",
     type=sides,
     metavar="HxW",
     multiple=True,
-    help="An image size to prove at; may be repeated. By default the window and two larger sizes.",
+    help="An image size to prove at; may be repeated. By default the window and two larger sizes. With "
+    "--exact, the one size to convert for.",
 )
+
+
+def one_or_each(stride: Sides | None) -> int | Sides | None:
+    """A stride given once stands for all axes."""
+    return stride[0] if stride and len(stride) == 1 else stride
 
 
 def crops_of(text: str) -> int | None:
@@ -44,15 +81,31 @@ def crops_of(text: str) -> int | None:
 
 @click.command()
 @model_argument
+@exact_option
+@click.option("--size", type=sides, metavar="HxW", help="The image size, with --exact.")
+@stride_option
 @window_option
 @json_option
 @click.pass_context
-def inspect(ctx: click.Context, model: Path, window: Sides | None, as_json: bool) -> None:
-    """Say what convert would do; write nothing."""
+def inspect(
+    ctx: click.Context,
+    model: Path,
+    exact: bool,
+    size: Sides | None,
+    stride: Sides | None,
+    window: Sides | None,
+    as_json: bool,
+) -> None:
+    """Say what convert would do; write nothing.
+
+    With --exact: where its windows would part, the expected gain and the peak of memory.
+    """
     import surgery
 
     with progress() as step:
-        result = surgery.inspect(model, window=window, progress=step)
+        result = surgery.inspect(
+            model, exact=exact, size=size, stride=one_or_each(stride), window=window, progress=step
+        )
     show(result, as_json)
     if result.verdict == "refused":
         ctx.exit(Refused.exit_code)
@@ -67,12 +120,7 @@ def inspect(ctx: click.Context, model: Path, window: Sides | None, as_json: bool
     help="One score vector per image: pool the map over positions.",
 )
 @click.option("--trim", is_flag=True, help="Cut positions beyond the last full window.")
-@click.option(
-    "--stride",
-    type=sides,
-    metavar="S|HxW",
-    help="Pixels between windows, where they are not to be the net's own.",
-)
+@stride_option
 @click.option(
     "--stride-form",
     type=click.Choice(["dilated", "fragments"]),
@@ -82,6 +130,15 @@ def inspect(ctx: click.Context, model: Path, window: Sides | None, as_json: bool
 )
 @click.option("--allow-global", is_flag=True, help="Convert even if an op mixes the whole image.")
 @click.option("--pure-conv", is_flag=True, help="Refuse a head that would fold positions into the batch.")
+@exact_option
+@click.option(
+    "--max-memory",
+    type=memory,
+    default="4GiB",
+    show_default=True,
+    metavar="AMOUNT",
+    help="With --exact: the most that activations may take.",
+)
 @window_option
 @sizes_option
 @tolerance_option
@@ -96,6 +153,8 @@ def convert(
     stride_form: str,
     allow_global: bool,
     pure_conv: bool,
+    exact: bool,
+    max_memory: int,
     window: Sides | None,
     sizes: tuple[Sides, ...],
     tolerance: float | None,
@@ -114,10 +173,12 @@ def convert(
             output,
             reduce=reduce,
             trim=trim,
-            stride=stride[0] if stride and len(stride) == 1 else stride,
+            stride=one_or_each(stride),
             stride_form=stride_form,
             allow_global=allow_global,
             pure_conv=pure_conv,
+            exact=exact,
+            max_memory=max_memory,
             window=window,
             sizes=sizes or None,
             tolerance=tolerance,

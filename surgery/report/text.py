@@ -39,7 +39,8 @@ def render(data: dict[str, Any]) -> str:
         rows = [(r["node"], r["op"], r["becomes"]) for r in data["head"]]
         parts += ["", "Head", table(("node", "op", "becomes"), rows)]
     if data["notes"] and data["verdict"] != "refused":
-        parts += ["", "Mosaic" if exact else "Trunk", *("  " + line for line in _first(data["notes"]))]
+        told = [facts([_named(line) for line in data["notes"]])] if exact else _indented(data["notes"])
+        parts += ["", "Mosaic" if exact else "Trunk", *told]
     if data["proof"]:
         parts += ["", *_proof_parts(data["proof"])]
     return printed([*parts, "", conclusion(data)])
@@ -168,7 +169,7 @@ def proven(proof: dict[str, Any], why: str = "", *, pooled: bool = False, of: in
     if crops and all(c["required"] for c in crops):
         equal = POOLED_ON_CROPS if pooled else "every score equals the original on that crop of the image"
         if of is not None and crops[0]["positions"] < of:
-            equal = f"a random choice of the {of:,} scores, each equal to the original on its crop of the image"
+            equal = f"a random choice of the {of:,} scores, each equal to the original on its crop"
         return f"Proven: {equal} ({_measured(crops)})."
     if not windows:
         return (
@@ -197,6 +198,16 @@ def _measured(checks: Sequence[dict[str, Any]]) -> str:
     count = sum(c["positions"] for c in checks)
     sizes = ", ".join(by(c["size"]) for c in checks)
     return f"{worst:.2g} at most over {count} positions, at {sizes}"
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return ["  " + line for line in _first(lines)]
+
+
+def _named(line: str) -> tuple[str, str]:
+    """A line that names what it is about, apart."""
+    name, _, said = line.partition(": ")
+    return name, said
 
 
 def _first(lines: Sequence[str]) -> list[str]:

@@ -185,5 +185,6 @@ def check_fit(view: View, name: str, card: Card, only: Size | None) -> None:
     if only is not None and view.size != only:
         raise BadInput(
             f"{at}, and {card.model} (engine {card.engine}) takes images of {by(only)} only. Make one for "
-            f"this size with: surgery convert ORIGINAL -o OUT.onnx --exact --size {by(view.size)}"
+            f"this size with: surgery convert ORIGINAL -o OUT.onnx --exact --size {by(view.size)} --stride "
+            f"{by(card.geometry.stride)}"
         )
