@@ -93,10 +93,13 @@ class Batches:
         if value is None or value.ndim <= dim or value.shape[dim] != self.facts.batch:
             return
         one = self.build.constant("one", value.take([0], dim))
-        sides: list[Any] = [self.build.ints("sides", s) for s in (value.shape[:dim], value.shape[dim + 1 :])]
+        op.node.inputs[i] = self.build.emit("Expand", [one, self.sized(op, value.shape, dim, like)])
+
+    def sized(self, op: Op, shape: Sequence[int], dim: int, like: int) -> Any:
+        """A shape as an int64 vector of the graph, with as many samples along `dim` as input `like` has."""
+        sides: list[Any] = [self.build.ints("sides", s) for s in (shape[:dim], shape[dim + 1 :])]
         sides.insert(1, self.count(op.node.inputs[like], op.inputs[like]))
-        shape = self.build.emit("Concat", sides, {"axis": 0})
-        op.node.inputs[i] = self.build.emit("Expand", [one, shape])
+        return self.build.emit("Concat", sides, {"axis": 0})
 
 
 def refuse(op: Op, what: str) -> Refused:
@@ -221,6 +224,14 @@ def _gather(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
     return Place(place.dim + (len(b.shape(op.inputs[1])) - 1) * (place.dim > axis), place.before)
 
 
+def _resize(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
+    """Where it is given sizes, one of them is the batch's."""
+    sizes = op.value(3) if len(op.inputs) > 3 and op.inputs[3] else None
+    if sizes is not None and not op.attr("axes"):
+        op.node.inputs[3] = b.sized(op, op.out_shape(), place.dim, i)
+    return place
+
+
 def _recurrent(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
     first = bool(op.attr("layout"))
     for k in (5, 6) if n == 0 else ():
@@ -241,6 +252,7 @@ RULES: dict[str, Rule] = {
     "Gather": _gather,
     "MatMul": _matmul,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

@@ -80,9 +80,22 @@ def test_a_map_may_take_the_type_of_another() -> None:
 
 def test_an_expand_to_the_windows_shape_is_one_to_the_mosaics() -> None:
     model = net(
-        "size = ReduceL2 <axes = [1], keepdims = 1> (map) wide = [1, 3, 4, 6] sizes = Expand (size, wide) "
-        "unit = Div (map, sizes) f = Flatten (unit) scores = Gemm <transB = 1> (f, w, b)",
+        "size = ReduceL2 <axes = [1], keepdims = 1> (map) e = 0.5 least = Max (size, e) wide = [1, 3, 4, 6] "
+        "sizes = Expand (least, wide) unit = Div (map, sizes) f = Flatten (unit) scores = Gemm <transB = 1> (f, w, b)",
         "float[5,72] w, float[5] b",
+    )
+    done = convert(model, exact=True, sizes=[SIZES[0]], stride=1)
+    law.assert_equals_crops(model, done.proto, SIZES[0], (1, 1))
+
+
+# ------------------------------------------------ interpolate to a size: it names the batch as well
+
+
+def test_sizes_of_a_resize_hold_no_batch_of_one() -> None:
+    model = net(
+        'fixed = [1, 3, 7, 5] grown = Resize <mode = "nearest"> (map, , , fixed) f = Flatten (grown) '
+        "scores = Gemm <transB = 1> (f, w, b)",
+        "float[5,105] w, float[5] b",
     )
     done = convert(model, exact=True, sizes=[SIZES[0]], stride=1)
     law.assert_equals_crops(model, done.proto, SIZES[0], (1, 1))
