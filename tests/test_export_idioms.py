@@ -81,7 +81,8 @@ def test_a_map_may_take_the_type_of_another() -> None:
 def test_an_expand_to_the_windows_shape_is_one_to_the_mosaics() -> None:
     model = net(
         "size = ReduceL2 <axes = [1], keepdims = 1> (map) e = 0.5 least = Max (size, e) wide = [1, 3, 4, 6] "
-        "sizes = Expand (least, wide) unit = Div (map, sizes) f = Flatten (unit) scores = Gemm <transB = 1> (f, w, b)",
+        "sizes = Expand (least, wide) unit = Div (map, sizes) f = Flatten (unit) "
+        "scores = Gemm <transB = 1> (f, w, b)",
         "float[5,72] w, float[5] b",
     )
     done = convert(model, exact=True, sizes=[SIZES[0]], stride=1)
