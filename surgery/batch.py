@@ -232,6 +232,12 @@ def _resize(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
     return place
 
 
+def _maxima(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
+    if n == 1 and (op.node.outputs[1].outputs or op.outputs[1] in b.facts.outputs):
+        raise refuse(op, "counts the places of its maxima through the whole batch")
+    return place
+
+
 def _recurrent(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
     first = bool(op.attr("layout"))
     for k in (5, 6) if n == 0 else ():
@@ -251,6 +257,7 @@ RULES: dict[str, Rule] = {
     "Flatten": _reshape,
     "Gather": _gather,
     "MatMul": _matmul,
+    "MaxPool": _maxima,
     "Reshape": _reshape,
     "Resize": _resize,
     "Squeeze": _squeeze,

@@ -74,7 +74,8 @@ def plan(
         maps = [n for n in op.inputs if n in trunk.maps]
         if op.outputs[0] in op.facts.values or not maps:
             continue
-        if op.outputs[0] not in trunk.maps or any(n not in known for n in maps):
+        others = [n for n in op.outputs if n not in trunk.maps and planner.wants(n)]
+        if others or op.outputs[0] not in trunk.maps or any(n not in known for n in maps):
             break
         done = planner.place(op, maps, known)
         if done is None:
@@ -118,7 +119,12 @@ class _Planner:
         for op in ops:
             for name in op.inputs:
                 self.users.setdefault(name, []).append(op)
+        self.outputs = ops[0].facts.outputs if ops else ()
         self.memo: dict[Any, Step] = {}
+
+    def wants(self, name: str) -> bool:
+        """Whether an output is read at all."""
+        return bool(self.users.get(name)) or name in self.outputs
 
     def place(self, op: Op, maps: list[str], known: dict[str, Strips]) -> Planned | None:
         """The op over the mosaic, or None where it has none."""

@@ -25,7 +25,7 @@ class Cut:
     proto: onnx.ModelProto
 
     def __str__(self) -> str:
-        return f"mosaic up to {self.layout.cut}"
+        return self.layout.parting
 
 
 def cuts(
