@@ -209,6 +209,7 @@ class _Writer:
         for axis, strip in zip(m.axes, planned.strips, strict=True):
             dims[axis] = strip.length
         op.node.inputs[1] = self.build.ints("shape", dims)
+        op.node.attrs.pop("allowzero", None)
 
     # -------------------------------------------------------------- windows as a batch
 
