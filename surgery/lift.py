@@ -17,6 +17,7 @@ from surgery.graph import Builder, Op
 from surgery.head import Head
 from surgery.others import at_every_position
 from surgery.positions import END, materialize, unfolded, view, without_units
+from surgery.refusal import refusal
 from surgery.rules import Folded, Lifted, Map, NoRule, Refusal, Rows, Source
 from surgery.rules import fold as fold_rules
 from surgery.rules import lift as lift_rules
@@ -211,20 +212,6 @@ def _became(op: Op, emitted: list[str], folded: bool) -> str:
     if emitted == [op.kind]:
         return "unchanged"
     return " + ".join(emitted)
-
-
-def refusal(op: Op, why: str, trunk: Trunk) -> str:
-    """What, where, what was seen, what to do."""
-    seen = ", ".join(f"{n!r} {list(op.facts.shapes[n])}" for n in op.inputs if n in op.facts.shapes)
-    earlier = next((r for r in trunk.unknown.values() if r.node != op.name), None)
-    own = trunk.unknown.get(op.outputs[0])  # why it has no meaning in the trunk says the more
-    if own is not None and own.why != why:
-        why = f"{own.why}; {why}"
-    before = f" Before it the trunk had already ended at {earlier}." if earlier else ""
-    return (
-        f"cannot lift {op.kind} {op.name!r} -> {op.outputs[0]!r}: {why}. Its inputs at the window: {seen}."
-        f"{before} `surgery ops` lists what can be lifted; the exact engine (--exact) takes any head."
-    )
 
 
 def fold(build: Builder, tensor: Any, m: Map, dtype: Any, head: Head) -> Folded:
