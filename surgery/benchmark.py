@@ -28,6 +28,24 @@ ONE_PASS = "one pass"
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What it was timed on: the cores this process may use; `threads` of 0 were chosen by onnxruntime."""
+
+    cores: int
+    threads: int
+    onnxruntime: str
+
+    @classmethod
+    def here(cls, threads: int) -> Machine:
+        """This machine."""
+        import onnxruntime
+
+        known = hasattr(os, "sched_getaffinity")  # Linux tells what the process may use, others what there is
+        cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+        return cls(cores, threads, str(onnxruntime.__version__))
+
+
+@dataclass(frozen=True)
 class Timing:
     """How long the original took for all crops, so many of them in a batch.
 
@@ -48,7 +66,7 @@ class Bench:
 
     `size`, `window` and `stride` are pixels per axis, `grid` windows per axis. `seconds` is the median time
     of one pass; `timed` crops were run one by one and in batches, and the time of more reckoned from these.
-    Multiply-adds are those of Conv, Gemm and MatMul. With `threads` 0 onnxruntime chose their number.
+    Multiply-adds are those of Conv, Gemm and MatMul.
     """
 
     original: str
@@ -59,9 +77,7 @@ class Bench:
     stride: tuple[int, ...]
     grid: tuple[int, ...]
     runs: int
-    cores: int
-    threads: int
-    onnxruntime: str
+    machine: Machine
     seconds: float
     multiply_adds: int
     timed: int
@@ -85,7 +101,7 @@ class Bench:
             **{k: list(getattr(self, k)) for k in ("size", "window", "stride", "grid")},
             "positions": self.positions,
             "runs": self.runs,
-            "machine": {k: getattr(self, k) for k in ("cores", "threads", "onnxruntime")},
+            "machine": asdict(self.machine),
             "one_pass": {"seconds": self.seconds, "multiply_adds": self.multiply_adds},
             "crops": [asdict(timing) for timing in self.crops],
             "crops_timed": self.timed,
@@ -128,12 +144,11 @@ def bench(
     sides = size_of(other, engine, geometry, size)
     progress("loading the models")
     image = noise(image_shape(source, sides), dtype_of(source.image), seed=1)
-    cropper = Cropper(source, geometry, image, threads)
+    cropper, feeds = Cropper(source, geometry, image, threads), with_others(other, image)
     session = Session(other.proto, threads=threads)
-    single = workload(source.proto, cropper.batches(cropper.crops(1), cropper.own)[0])
-    feeds = with_others(other, image)
-    positions = prod(cropper.grid)
-    ways = plan(positions, cropper.own, single.peak // cropper.own, cropper.baked())
+    positions, own = prod(cropper.grid), cropper.own
+    single = workload(source.proto, cropper.batches(cropper.crops(1), own)[0])
+    ways = plan(positions, own, single.peak // own, cropper.baked())
     works = {ONE_PASS: lambda: session.run(feeds), **crop_works(cropper, ways)}
     taken = in_turns(works, runs, progress=progress)
     return Bench(
@@ -145,14 +160,12 @@ def bench(
         geometry.stride,
         cropper.grid,
         runs,
-        cores(),
-        threads,
-        runtime_version(),
+        Machine.here(threads),
         median(taken[ONE_PASS]),
         workload(other.proto, feeds).multiply_adds,
         ways[0].crops,
         tuple(timing(way, taken, positions) for way in ways),
-        positions * single.multiply_adds // cropper.own,
+        positions * single.multiply_adds // own,
     )
 
 
@@ -266,17 +279,3 @@ def timing(way: Way, taken: Mapping[str, Sequence[float]], positions: int) -> Ti
     share = positions / way.crops
     ratios = [share * a / b for a, b in zip(taken[way.name], taken[ONE_PASS], strict=True)]
     return Timing(way.name, way.batch, share * median(taken[way.name]), median(ratios))
-
-
-def cores() -> int:
-    """The cores this process may use, where the system tells; else all there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def runtime_version() -> str:
-    """The version of onnxruntime."""
-    import onnxruntime
-
-    return str(onnxruntime.__version__)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +16,17 @@ import pytest
 from command import run
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import FIXTURES, NAMES, load, parse
+from nets import FIXTURES, load, parse
 
 import surgery
-from surgery import benchmark, crops, workload
+from surgery import benchmark, crops
 from surgery.benchmark import ONE_PASS, in_turns, timing
 from surgery.crops import MAX_MEMORY, Cropper, Way, plan
-from surgery.model import dims_of, dtype_of, read
+from surgery.model import read
 from surgery.session import noise
 
 RNET = FIXTURES / "rnet24.onnx"
+ROOT = Path(__file__).parents[1]
 
 BY_HAND = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -271,55 +275,6 @@ def test_of_very_many_crops_some_are_timed(monkeypatch: pytest.MonkeyPatch) -> N
     assert "10 crops were timed one by one and in batches; the time of all 36 was reckoned from" in str(done)
 
 
-# ------------------------------------------------------------------ multiply-adds and memory
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_shapes_by_inference_are_those_of_a_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load(name)
-    source = read(model)
-    shape = [d if isinstance(d, int) and d > 0 else 1 for d in dims_of(source.image)]
-    feeds = crops.with_others(source, noise(shape, dtype_of(source.image), seed=1))
-    seen = workload.workload(source.proto, feeds)
-    weights = {t.name: (tuple(t.dims), t.data_type) for t in source.proto.graph.initializer}
-    monkeypatch.setattr(workload, "inferred", lambda *_: dict(weights))
-    assert workload.workload(source.proto, feeds).multiply_adds == seen.multiply_adds
-    assert seen.peak >= sum(v.nbytes for v in feeds.values())
-
-
-@pytest.mark.parametrize(
-    ("node", "shapes", "count"),
-    [
-        ("y = Conv <group = 2> (a, b)", ((1, 4, 9, 9), (6, 2, 3, 3), (1, 6, 7, 7)), 6 * 49 * 2 * 9),
-        ("y = ConvInteger (a, b)", ((2, 3, 5), (4, 3, 2), (2, 4, 4)), 2 * 4 * 4 * 3 * 2),
-        ("y = ConvTranspose (a, b)", ((1, 4, 5, 5), (4, 6, 2, 2), (1, 6, 6, 6)), 4 * 25 * 6 * 4),
-        ("y = Gemm (a, b)", ((3, 5), (5, 7), (3, 7)), 3 * 5 * 7),
-        ("y = Gemm <transA = 1> (a, b)", ((5, 3), (5, 7), (3, 7)), 3 * 5 * 7),
-        ("y = Gemm <transB = 1> (a, b)", ((3, 5), (7, 5), (3, 7)), 3 * 5 * 7),
-        ("y = MatMul (a, b)", ((2, 8, 3, 5), (5, 7), (2, 8, 3, 7)), 2 * 8 * 3 * 5 * 7),
-        ("y = MatMul (a, b)", ((5,), (5, 7), (7,)), 5 * 7),
-    ],
-)
-def test_multiply_adds_of_a_node(node: str, shapes: tuple[tuple[int, ...], ...], count: int) -> None:
-    parsed = onnx.parser.parse_node(node)
-    known = {name: (shape, onnx.TensorProto.FLOAT) for name, shape in zip("aby", shapes, strict=True)}
-    assert workload.multiply_adds(parsed, known) == count
-
-
-def test_the_peak_holds_what_is_still_to_be_read() -> None:
-    graph = parse("""
-        <ir_version: 8, opset_import: ["" : 17]>
-        g (float[1, 100] x) => (float[1, 300] y) <float[100, 200] w> {
-          a = Relu (x)
-          b = MatMul (a, w)
-          c = Relu (b)
-          y = Concat <axis = 1> (c, a)
-        }""").graph
-    known = {"x": 100, "a": 100, "b": 200, "c": 200, "y": 300, "w": 20000}
-    shapes = {name: ((size,), onnx.TensorProto.FLOAT) for name, size in known.items()}
-    assert workload.peak(graph, shapes) == 4 * (200 + 100 + 300)
-
-
 # ------------------------------------------------------------------ what cannot be timed
 
 
@@ -379,3 +334,43 @@ def test_the_command_prints_what_the_api_returns(capsys: pytest.CaptureFixture[s
     done = run(capsys, "bench", tmp_path / "face.onnx", RNET)
     assert (done.code, done.out) == (2, "")
     assert "is not a converted model" in done.err
+
+
+# ------------------------------------------------------------------ the page
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What scripts/bench defines; it looks for its neighbours by itself."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return runpy.run_path(str(ROOT / "scripts" / "bench"), run_name="bench")
+
+
+def test_the_page_has_a_row_for_every_case_of_the_script(script: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (dense|exact) \| (\d+)x\d+ \| \d+ every (\d+) \|", page, re.MULTILINE)
+    cases = [(c.net, c.engine, str(c.side), str(c.stride or 32)) for c in script["CASES"]]
+    assert rows == cases
+
+
+def test_the_script_prints_a_table_and_puts_it_between_its_marks(script: dict[str, Any]) -> None:
+    case = script["Case"]("by_hand", "dense", 22)
+    text = script["table"]([(case, surgery.bench(*pair(by_hand(batch=5)), runs=1))])
+    head, line, row, empty, note = text.splitlines()
+    assert len({head.count("|"), line.count("|"), row.count("|")}) == 1
+    assert row.startswith("| by_hand | dense | 22x22 | 36 every 2 | ")
+    assert row.count("skipped") == 2
+    assert row.endswith(" | 3.4x |")
+    assert (empty, note[:11]) == ("", "Measured on")
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    made = script["filled"](page, text)
+    assert made.split(text) == [
+        page.split("<!-- speed")[0] + SPEED_MARK,
+        page[page.index("\n<!-- end of speed") :],
+    ]
+    assert script["filled"](made, text) == made
+    with pytest.raises(SystemExit, match="has 0 places for the table"):
+        script["filled"]("a page without marks", text)
+
+
+SPEED_MARK = "<!-- speed: scripts/bench --write -->\n"
