@@ -74,7 +74,7 @@ class Gap:
         scale = float(np.abs(b).max(initial=0.0))
         gap = float(np.abs(a - b).max(initial=0.0))
         self.error = max(self.error, gap / scale if scale else (0.0 if gap == 0 else np.inf))
-        if want.dtype.kind == "f" and want.ndim > 1 and want.shape[1] > 1:
+        if want.size and want.dtype.kind == "f" and want.ndim > 1 and want.shape[1] > 1:
             self.agreed.append(float(np.mean(a.argmax(1) == b.argmax(1))))
 
     def _fail(self, why: str) -> None:
@@ -113,6 +113,12 @@ class Converted:
         self._softs = softmax_inputs(proto.graph, HIDING, through=("Transpose",))  # which moves features last
         self._session: Session | None = None
 
+    @property
+    def batch_is_free(self) -> bool:
+        """Whether it declares that it takes any number of images."""
+        dims = self.proto.graph.input[0].type.tensor_type.shape.dim
+        return len(dims) > 0 and not dims[0].HasField("dim_value")
+
     def run(self, image: NDArray[Any], input_name: str, extra: Sequence[str] = ()) -> Arrays:
         """Its outputs, the tensors named in `extra` that it has, and the inputs of its softmaxes.
 
@@ -130,7 +136,7 @@ class Converted:
         for value in self.proto.graph.input:
             if value.name != input_name:
                 dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-                feeds[value.name] = beside(dims, dtype_of(value))
+                feeds[value.name] = beside(dims, dtype_of(value), len(image))
         values = self._session.run(feeds)
         softs = {soft_key(o): values[t] for o, t in self._softs.items()}
         if self.fragments:

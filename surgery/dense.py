@@ -17,6 +17,8 @@ from surgery.lift import Row
 from surgery.model import from_graph
 from surgery.oracle import PROBABILITIES, softmax_inputs
 
+ONE_IMAGE = "the batch stays one image: the net's body holds the batch it was exported with"
+
 
 def rewrite(
     analysis: Analysis, graph: Any, ops: list[Op], options: Options
@@ -64,3 +66,11 @@ def fragments(found: Head, options: Options) -> tuple[int, ...]:
             why=f"{wanted} does not divide {own}",
         )
     return tuple(own // s for own, s in zip(found.own_stride, options.stride, strict=True))
+
+
+def fix_batch(proto: onnx.ModelProto, batch: int) -> None:
+    """Write the batch of the original into the image's and the outputs' dims, in place."""
+    for value in [*proto.graph.input[:1], *proto.graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_value = batch

@@ -124,7 +124,7 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
         sources = meet_at_end(sources_of(trunk))
         check_meeting(sources, wanted)
     geometry = measure(sources, facts.window, wanted, runs(trunk))
-    verdict, reasons = judge(trunk, geometry)
+    verdict, reasons = judge(trunk, geometry, facts.outputs)
     return trunk, Head(trunk.head, sources, geometry, verdict, reasons, own)
 
 
@@ -240,10 +240,11 @@ def _step(rows: Any, stride: int) -> int:
     return next((d for d in steps if (rows[:stride:d] > 0).all()), stride)
 
 
-def judge(trunk: Trunk, geometry: Geometry) -> tuple[str, tuple[Reason, ...]]:
-    """The verdict and the reasons for it."""
+def judge(trunk: Trunk, geometry: Geometry, outputs: Sequence[str]) -> tuple[str, tuple[Reason, ...]]:
+    """The verdict and the reasons for it; an output that is a map itself is judged as the head's input is."""
     if trunk.mixing:
         return "global", trunk.mixing
-    if geometry.touched > 0:
+    taken = [trunk.maps[n] for n in outputs if n in trunk.maps]
+    if geometry.touched > 0 or any(sum(a.margin) for m in taken for a in m.geometry):
         return "padded", trunk.pads
     return "exact", ()

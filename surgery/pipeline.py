@@ -77,7 +77,7 @@ def convert(
     result = describe(analysis, proto, rows, notes)
     label(proto, result, source.sha256, reduce, dense.fragments(analysis.head, options))
     original, converted = analysis.original(), Converted(proto)
-    if not proof.takes_batches(original, converted, tolerance):
+    if not proof.takes_batches(original, analysis.head, converted, tolerance):
         dense.fix_batch(proto, analysis.facts.batch)
         result = describe(analysis, proto, rows, [*notes, dense.ONE_IMAGE])
     shown = proof.prove(original, analysis.head, converted, sizes, tolerance=tolerance, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 from typing import Any
 
@@ -19,6 +19,7 @@ from surgery.oracle import Arrays, Original, grid_places
 from surgery.report.text import render_proof
 
 TOLERANCE = 1e-4
+SECOND = 1000  # the seed of the second image of a batch
 HALF_TOLERANCE = 5e-3  # in float16, whose numbers lie 1e-3 of themselves apart
 Progress = Callable[[str], None]
 
@@ -102,6 +103,7 @@ def prove(
 ) -> Proof:
     """Compare the converted model with the original at several image sizes (pixels per axis).
 
+    At the first size a second image in the batch must give what it gives alone, where the batch is free.
     `native` is the window's own size; `windows` the original head on every window of the trunk's map
     (dense engine); `crops` the original on every crop, or on `crops` of them taken at random. With
     `image` that image is used in the place of noise, at its own size. `progress` is called with a line
@@ -113,6 +115,8 @@ def prove(
         progress(f"proof: crops and windows of {_by(size)}")
         pixels = original.image(size, seed=n + 1)
         checks += _prove_at(original, head, converted, pixels, tuple(size), engine, tolerance, crops)
+        if n == 0 and converted.batch_is_free:
+            checks[0] = _with_second_image(checks[0], original, head, converted, pixels, tolerance)
     if image is not None:
         size = tuple(image.shape[a] for a in original.facts.axes)
         check_size(head, size)
@@ -241,6 +245,47 @@ def own_phase(head: Head, got: Arrays) -> Arrays:
                 index[axis] = slice(None, None, spacing)
             maps[name] = got[name][tuple(index)]
     return maps
+
+
+def second_image(original: Original, head: Head, converted: Converted, image: NDArray[Any]) -> Gap:
+    """What a second image of a batch gives, against what it gives alone; a baked batch mixes both."""
+    size = [image.shape[a] for a in original.facts.axes]
+    other = original.image(size, seed=SECOND)
+    name = original.facts.image
+    gap = Gap()
+    try:
+        both = converted.run(np.concatenate([image, other]), name, list(head.sources))
+        alone = converted.run(other, name, list(head.sources))
+    except BadInput as error:
+        return Gap(error=np.inf, note=f"it cannot take a batch of two images: {error}")
+    for output in original.outputs:
+        if output in both and both[output].shape[:1] == (2,):
+            gap.add(output, both[output][1:], alone[output])
+        else:
+            gap.add(output, np.zeros(1), np.zeros(2))
+    return gap
+
+
+def takes_batches(original: Original, head: Head, converted: Converted, tolerance: float) -> bool:
+    """Whether two images at the window's size give what each gives alone."""
+    gap = second_image(original, head, converted, original.image(original.facts.window))
+    return bool(gap.error <= tolerance)
+
+
+def _with_second_image(
+    check: Check,
+    original: Original,
+    head: Head,
+    converted: Converted,
+    image: NDArray[Any],
+    tolerance: float,
+) -> Check:
+    """The check, failed where a second image in the batch fails."""
+    gap = second_image(original, head, converted, image)
+    if gap.error <= tolerance:
+        return check
+    why = gap.note or "a second image in the batch gives something else than alone"
+    return replace(check, passed=False, max_error=None, note=why)
 
 
 def unable(name: str, size: tuple[int, ...], tolerance: float, why: str) -> Check:
