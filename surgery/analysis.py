@@ -16,7 +16,7 @@ from surgery.head import Head
 from surgery.lift import Row
 from surgery.model import Model, ModelLike, dims_of, read, to_graph
 from surgery.oracle import Original
-from surgery.plain import take_branches, take_casts, take_views
+from surgery.plain import take_branches, take_casts, take_selections, take_views
 from surgery.result import Result
 from surgery.shapes import Facts, observe, space_axes
 
@@ -74,6 +74,7 @@ def settled(source: Model, window: tuple[int, ...] | None) -> tuple[Model, Facts
     changed = (
         take_branches(proto.graph, facts.values)
         or take_views(proto.graph, facts.shapes, facts.values)
+        or take_selections(proto.graph, facts.values)
         or take_casts(proto.graph, facts.dtypes)
     )
     if not changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -118,6 +119,46 @@ def take_views(
         if row.output[0] not in read and row in graph.node:
             graph.node.remove(row)
     return bool(rows)
+
+
+def take_selections(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:
+    """Put a Gather along its own dim in the place of a GatherND between two Transposes, in place.
+
+    torch's newer exporter writes `x[:, [2, 1, 0]]` so: a dim moved to the front, selected from, moved back.
+    Returns whether there was one.
+    """
+    makers = {o: node for node in graph.node for o in node.output}
+    read = Counter(i for node in graph.node for i in node.input)
+    read.update(o.name for o in graph.output)
+    dead: list[onnx.NodeProto] = []
+    taken = False
+    for back in graph.node:
+        pick = makers.get(back.input[0]) if back.op_type == "Transpose" else None
+        front = makers.get(pick.input[0]) if pick is not None and pick.op_type == "GatherND" else None
+        if pick is None or front is None or front.op_type != "Transpose" or read[pick.output[0]] > 1:
+            continue
+        there, again = (_attribute(node, "perm", []) for node in (front, back))
+        places = values.get(pick.input[1])
+        single = places is not None and places.ndim == 2 and places.shape[1] == 1
+        if places is None or not single or _attribute(pick, "batch_dims", 0) or not there or not again:
+            continue
+        name = f"{pick.output[0]}/places"
+        graph.initializer.append(numpy_helper.from_array(places[:, 0].copy(), name))
+        inputs = [front.input[0], name]
+        pick.CopyFrom(helper.make_node("Gather", inputs, pick.output, pick.name, axis=there[0]))
+        perm = [there[p] for p in again]
+        back.CopyFrom(helper.make_node("Transpose", back.input, back.output, back.name, perm=perm))
+        if read[front.output[0]] == 1:
+            dead.append(front)
+        taken = True
+    for front in dead:
+        graph.node.remove(front)
+    return taken
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value, or the default where the node has none."""
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 # ------------------------------------------------------------------ casts

@@ -100,3 +100,39 @@ def test_sizes_of_a_resize_hold_no_batch_of_one() -> None:
     )
     done = convert(model, exact=True, sizes=[SIZES[0]], stride=1)
     law.assert_equals_crops(model, done.proto, SIZES[0], (1, 1))
+
+
+# ------------------------------------------------ x[:, [2, 1, 0]]: a dim moved to the front, and back
+
+ORDER = "p = Constant <value = int64[2,1] {1, 0}> ()"
+SWAP = (
+    "i = Transpose <perm = [1, 0, 2, 3]> (image) j = GatherND (i, p) k = Transpose <perm = [1, 0, 2, 3]> (j)"
+)
+AFTER = "c0 = Conv <strides = [2, 1]> (k, trunk_w, trunk_b) map = Relu (c0) f = Flatten (map)"
+
+
+def test_a_selection_of_channels_is_a_gather() -> None:
+    head = f"{AFTER} scores = Gemm <transB = 1> (f, w, b)"
+    model = net(f"{ORDER} {SWAP} {head}", "float[5,72] w, float[5] b", trunk="")
+    done = assert_lifted(model)
+    kinds = [n.op_type for n in done.proto.graph.node]
+    assert "Gather" in kinds
+    assert "GatherND" not in kinds
+
+
+def test_a_selection_of_features_is_a_gather() -> None:
+    """The dim that moves to the front need not be the one that comes back first."""
+    lines = (
+        "f = Flatten (map) h = Gemm <transB = 1> (f, w, b) u = Unsqueeze[1] (h) "
+        "p = Constant <value = int64[3,1] {4, 0, 4}> () i = Transpose <perm = [2, 0, 1]> (u) "
+        "j = GatherND (i, p) k = Transpose <perm = [1, 0, 2]> (j) scores = Flatten (k)"
+    )
+    assert_lifted(net(lines, "float[5,72] w, float[5] b", out="float[1,3] scores"))
+
+
+def test_a_selection_that_is_also_an_output_stays_as_it_is() -> None:
+    head = f"{AFTER} scores = Gemm <transB = 1> (f, w, b)"
+    model = net(f"{ORDER} {SWAP} {head}", "float[5,72] w, float[5] b", trunk="")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("j", onnx.TensorProto.FLOAT, [2, 1, 9, 8]))
+    with pytest.raises(surgery.Refused, match="GatherND"):
+        surgery.convert(model)
