@@ -180,10 +180,12 @@ def test_a_trunk_of_matrices_alone_converts_to_every_window_at_stride_one() -> N
 
 
 def test_a_matrix_in_the_trunk_makes_head_of_what_follows() -> None:
-    """A pool behind it would slide over features, which `convert` says."""
+    """A pool behind it would slide over features: it runs on windows as a batch, or not at all."""
     _, fc = to_fc(nets.load("plain"), nodes=["a"])
+    pool = next(row for row in surgery.convert(fc).head if row.op == "MaxPool")
+    assert pool.becomes.startswith("folded into the batch")
     with pytest.raises(surgery.Refused, match=r"cannot lift MaxPool 'c'.*a map made of features"):
-        surgery.convert(fc)
+        surgery.convert(fc, pure_conv=True)
 
 
 def test_the_last_conv_as_a_matrix_gives_the_same_dense_answers() -> None:
