@@ -14,6 +14,7 @@ settings.register_profile(
     "ci", max_examples=40, derandomize=True, deadline=None, print_blob=True, suppress_health_check=SLOW
 )
 settings.register_profile("deep", settings.get_profile("ci"), max_examples=400)
+settings.register_profile("thousands", settings.get_profile("deep"), max_examples=3000, derandomize=False)
 settings.register_profile("explore", settings.get_profile("deep"), derandomize=False)
 settings.load_profile("ci")
 
