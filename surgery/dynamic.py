@@ -58,7 +58,7 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
         freeze_sizes(build, op, facts)
     for op in trunk.aside:
         build.prefix = op.name
-        notes += free_aside(build, op)
+        notes += free_aside(build, op, trunk)
     for gate in trunk.gates:
         build.prefix = gate.name
         if gate.outputs[0] in trunk.packed:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from surgery.errors import Refused
-from surgery.geometry import SPREADS, Trunk
+from surgery.findings import SPREADS
+from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
-from surgery.ops.reduce import GLOBAL_POOLS, REDUCTIONS, axes_of
+from surgery.ops.reduce import GLOBAL_POOLS
 from surgery.ops.shape import RESHAPES
-from surgery.ops.window import statement
-from surgery.rules import Map
 from surgery.unbake import free_reshape, name_squeezed, take_over
 
 GLOBAL = {pool: whole for whole, pool in GLOBAL_POOLS.items()}
@@ -17,57 +16,32 @@ GLOBAL = {pool: whole for whole, pool in GLOBAL_POOLS.items()}
 def free_gate(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     """Rewrite an op of a gate, in place, to take an image of any size; returns a line for what was done.
 
-    Raises Refused where it takes a number of positions that the window fixes.
+    Raises Refused where it has no batch of its own.
     """
     if op.outputs[0] in trunk.packed:
         return free_reshape(build, op, trunk)
-    x = next((v for n in op.inputs if (v := trunk.maps.get(n) or trunk.packed.get(n))), None)
-    if x is None:
-        return free_features(build, op)
-    if op.kind in REDUCTIONS and 0 in axes_of(op):
-        raise _refused(op, "it reduces over the batch, and returns to the map")
-    sums = op.kind == "MatMul" and not any(op.value(i) is not None for i in range(2))
-    if sums or op.kind in GLOBAL_POOLS or (op.kind in REDUCTIONS and set(x.axes) <= set(axes_of(op))):
+    if not any(n in trunk.maps or n in trunk.packed for n in op.inputs):
+        return free_features(build, op, trunk)
+    if op.kind not in GLOBAL:
         return []
-    if op.kind in GLOBAL and isinstance(x, Map) and pools_all(op):
-        attrs = {"p": op.attr("p")} if op.kind == "LpPool" else {}
-        what = op.kind
-        op.node.op, op.node.attrs = GLOBAL[op.kind], attrs
-        return [f"{what} {op.name!r}: pools the whole image"]
-    raise _refused(op)
+    what, attrs = op.kind, {"p": op.attr("p")} if op.kind == "LpPool" else {}
+    op.node.op, op.node.attrs = GLOBAL[op.kind], attrs
+    return [f"{what} {op.name!r}: pools the whole image"]
 
 
-FIXED = "it takes a number of positions that the window fixes, and returns to the map"
-
-
-def _refused(op: Op, why: str = FIXED) -> Refused:
-    return Refused(
-        f"cannot free {op.kind} {op.name!r}: {why}. It has no meaning at another size, with --allow-global "
-        "or without; the exact engine (--exact) keeps the crops' answers.",
-        node=op.name,
-        op=op.kind,
-        why=why,
-    )
-
-
-def pools_all(op: Op) -> bool:
-    """Whether a pool takes just the window's cells, all of them."""
-    slides = zip(statement(op).slides, op.in_shape()[2:], strict=True)
-    return all(s.kernel == cells and s.dilation == 1 and s.before == 0 == s.after for s, cells in slides)
-
-
-def free_features(build: Builder, op: Op) -> list[str]:
+def free_features(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     """A gate's vector has a batch that is free, and is not laid out over the window's positions."""
     shape, before = op.out_shape(), op.in_shape()
     if op.kind in SPREADS and shape != before:
-        lead = len(shape) - len(before)
-        if any(a not in (1, b) for a, b in zip(before, shape[lead:], strict=True)):
-            raise _refused(op)
-        place = f"{op.kind} {op.name!r}"
-        take_over(build, op.node, op.node.inputs[0])
-        return [f"{place}: left out, as the map it meets lays it out"]
+        return narrow_spread(build, op, trunk)
     if op.kind in (*RESHAPES, "Transpose") and shape[:1] != before[:1]:
-        raise _refused(op, "it gives up the batch as a dim of its own, and returns to the map")
+        why = "it gives up the batch as a dim of its own, and returns to the map"
+        raise Refused(
+            f"cannot free {op.kind} {op.name!r}: {why}. The exact engine (--exact) keeps the crops' answers.",
+            node=op.name,
+            op=op.kind,
+            why=why,
+        )
     if op.kind == "Reshape":
         take_over(build, op.node, build.reshape(op.node.inputs[0], [0, *shape[1:]]))
     elif op.kind in RESHAPES:
@@ -75,7 +49,39 @@ def free_features(build: Builder, op: Op) -> list[str]:
     return []
 
 
-def free_aside(build: Builder, op: Op) -> list[str]:
+def narrow_spread(build: Builder, op: Op, trunk: Trunk) -> list[str]:
+    """What lays a vector out over the window's positions repeats its features only: the map lays it out."""
+    shape, before = op.out_shape(), op.in_shape()
+    before = (1,) * (len(shape) - len(before)) + before
+    positions = positions_behind(op, trunk)
+    place = f"{op.kind} {op.name!r}"
+    if all(a == b or d in positions for d, (a, b) in enumerate(zip(before, shape, strict=True))):
+        take_over(build, op.node, op.node.inputs[0])
+        return [f"{place}: left out, as the map it meets lays it out"]
+    fixed = {0, *positions}
+    if op.kind == "Tile":
+        times = [1 if d in fixed else b // a for d, (a, b) in enumerate(zip(before, shape, strict=True))]
+        op.node.inputs[1] = build.ints("times", times)
+    else:
+        op.node.inputs[1] = build.ints("features", [1 if d in fixed else b for d, b in enumerate(shape)])
+    return [f"{place}: repeats features only"]
+
+
+def positions_behind(op: Op, trunk: Trunk) -> set[int]:
+    """The dims that hold positions in the map to which an op's output returns."""
+    queue, seen = list(op.node.outputs), set()
+    while queue:
+        tensor = queue.pop(0)
+        for node in (n for n in tensor.outputs if id(n) not in seen):
+            seen.add(id(node))
+            m = trunk.maps.get(node.outputs[0].name)
+            if m is not None and len(m.shape) == len(op.out_shape()):
+                return set(m.axes)
+            queue += node.outputs
+    return set()
+
+
+def free_aside(build: Builder, op: Op, trunk: Trunk) -> list[str]:
     """What an input beside the image becomes has a batch that is free, if it has one."""
     batched = op.inputs and op.in_shape()[:1] == op.out_shape()[:1] == (op.facts.batch,)
-    return free_features(build, op) if batched else []
+    return free_features(build, op, trunk) if batched else []

@@ -197,7 +197,7 @@ def _windows(
     steps = [lcm(a, b) for a, b in zip(head.geometry.stride, head.own_stride, strict=True)]
     maps = original.maps(image, list(head.sources))
     if maps is None or not _as_followed(head, maps, size):
-        maps = own_phase(head, got)
+        maps = own_phase(head, {**got, original.facts.image: image})
     if len(maps) < len(head.sources):
         missing = next(n for n in head.sources if n not in maps)
         why = f"the original's trunk cannot run at this size, and the converted has no tensor {missing!r}"

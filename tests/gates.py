@@ -44,6 +44,12 @@ GATES: dict[str, tuple[str, str, str]] = {  # lines, what took every position, w
         "MaxPool 'g'",
         "Mul 'm'",
     ),
+    "by the largest of what a pool leaves": (
+        """a = AveragePool <kernel_shape = [8, 10]> (c) g = MaxPool <kernel_shape = [1, 2]> (a)
+           s = Sigmoid (g) m = Mul (c, s)""",
+        "MaxPool 'g'",
+        "Mul 'm'",
+    ),
     "by a norm of the whole map": (
         f"g = LpPool <kernel_shape = [8, 11], p = 3> (c) {SQUEEZED}",
         "LpPool 'g'",
@@ -73,6 +79,12 @@ GATES: dict[str, tuple[str, str, str]] = {  # lines, what took every position, w
     ),
     "with a Tile": (
         "g = GlobalAveragePool (c) s = Sigmoid (g) e = Tile (s, times) r = Relu (e) m = Mul (c, r)",
+        "GlobalAveragePool 'g'",
+        "Mul 'm'",
+    ),
+    "of one value for all channels": (
+        """g = GlobalAveragePool (c) h = ReduceMean[1] <keepdims = 1> (g) s = Sigmoid (h) e = Expand (s, grid)
+           k = Conv (c, w44) m = Mul (k, e)""",
         "GlobalAveragePool 'g'",
         "Mul 'm'",
     ),
@@ -170,19 +182,16 @@ MIXING: dict[str, tuple[str, str]] = {  # lines, the node with its reason
     ),
 }
 
+HELD = {  # gates that still hold, or fix, positions of the window: the head's, window by window
+    "a Conv over the whole map": "g = Conv <group = 4> (c, wd) s = Sigmoid (g) m = Mul (c, s)",
+    "a product over positions": """t = Reshape (c, row) u = MatMul (t, m88)
+        v = ReduceMean[2] <keepdims = 1> (u) s = Reshape (v, back) m = Mul (c, s)""",
+    "means of rows": "g = ReduceMean[3] <keepdims = 1> (c) s = Sigmoid (g) m = Mul (c, s)",
+}
 FIXED: dict[str, tuple[str, str]] = {  # lines, what is said even where it is allowed
-    "a Conv over the whole map": (
-        "g = Conv <group = 4> (c, wd) s = Sigmoid (g) m = Mul (c, s)",
-        r"cannot free Conv 'g': it takes a number of positions that the window fixes",
-    ),
-    "a product over positions": (
-        """t = Reshape (c, row) u = MatMul (t, m88) v = ReduceMean[2] <keepdims = 1> (u)
-           s = Reshape (v, back) m = Mul (c, s)""",
-        r"cannot free MatMul 'u': it takes a number of positions that the window fixes",
-    ),
     "the largest of the batch": (
         "g = ReduceMax <keepdims = 0> (c) m = Div (c, g)",
-        r"cannot free ReduceMax 'g': it reduces over the batch",
+        r"cannot lift ReduceMax 'g' -> 'g': it reduces over the batch",
     ),
     "a batch given up": (
         "g = GlobalAveragePool (c) s = Squeeze[0, 2, 3] (g) u = Unsqueeze[0, 2, 3] (s) m = Mul (c, u)",

@@ -8,7 +8,7 @@ import law
 import numpy as np
 import pytest
 from done import Done, convert
-from gates import DENSE, DOWN, FIXED, GATES, MIXING, THEN, model_of
+from gates import DENSE, DOWN, FIXED, GATES, HELD, MIXING, THEN, model_of
 from trunks import FLAT, GAP
 
 import surgery
@@ -153,6 +153,18 @@ def test_what_the_window_fixes_is_refused_even_if_allowed(lines: str, says: str)
     with pytest.raises(surgery.Refused, match=says) as caught:
         surgery.convert(model_of(DOWN + lines + THEN), allow_global=True)
     assert "--exact" in str(caught.value)
+
+
+@pytest.mark.parametrize("lines", HELD.values(), ids=HELD.keys())
+def test_a_gate_that_holds_positions_is_computed_window_by_window(lines: str) -> None:
+    """Its weights, or its cells, are the window's: with every window in the batch the answers are exact."""
+    model = model_of(DOWN + lines + THEN)
+    done = convert(model)
+    assert done.result.verdict == "exact"
+    law.assert_equals_crops(model, done.proto, (21, 27), (2, 2))
+    says = r"the exact engine \(--exact\)|--pure-conv forbids"
+    with pytest.raises(surgery.Refused, match=says):
+        surgery.convert(model_of(DOWN + lines + " map = Conv <pads = [1, 1, 1, 1]> (m, w3)"), pure_conv=True)
 
 
 def test_positions_mixed_by_a_matrix_name_it() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from surgery.field import Slide
 from surgery.graph import Builder, Op
 from surgery.ops.reduce import pool
-from surgery.positions import flat, reading, window_of
+from surgery.positions import flat, reading, view, window_of
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, Source, Window, geometry, lift
 from surgery.weights import matrix_of
 
@@ -138,6 +138,8 @@ def pool_window(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     boxes = [[cell for _, cell in s.taps(n)] for s, n in zip(slides, shape[1:], strict=True)]
     if isinstance(x, Folded):
         x = x.rearrange(lambda a: a[np.ix_(range(a.shape[0]), *boxes)])
+    else:
+        x = _taken(build, x, boxes)
     out = pool(build, op.kind, x, tuple(range(1, len(shape))), keepdims=True, p=op.attr("p") or 2)
     if op.kind == "AveragePool" and op.attr("count_include_pad"):
         read = int(np.prod([len(b) for b in boxes]))
@@ -147,6 +149,25 @@ def pool_window(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
             share = build.constant("share", np.array(read / size, dtype=out.tensor.dtype or np.float32))
             out = Lifted(build.emit("Mul", [out.tensor, share]), out.shape, out.dims)
     return out
+
+
+def _taken(build: Builder, x: Lifted, boxes: list[list[int]]) -> Lifted:
+    """The features of these cells, where a pool reads not all of them."""
+    shape = x.shape
+    if all(len(b) == n for b, n in zip(boxes, shape[1:], strict=True)):
+        return x
+    tensor = view(build, x, shape)
+    for d, box in enumerate(boxes):
+        if len(box) != shape[1 + d]:
+            tensor = build.emit("Gather", [tensor, build.ints("cells", box)], {"axis": 2 + d})
+    taken = (shape[0], *(len(b) for b in boxes))
+    return Lifted(tensor, taken, taken)
+
+
+def pools_all(op: Op) -> bool:
+    """Whether a pool takes just the window's cells, all of them."""
+    slides = zip(statement(op).slides, op.in_shape()[2:], strict=True)
+    return all(s.kernel == cells and s.dilation == 1 and s.before == 0 == s.after for s, cells in slides)
 
 
 def _counted(slide: Slide, cells: int) -> int:
