@@ -125,9 +125,17 @@ class _Writer:
         """The stored places in another order along each axis."""
         for axis, places in zip(m.axes, ways, strict=True):
             if places is not None:
-                index = self.constant("places", places)
-                tensor = self.once(("Gather", [tensor, index], {"axis": axis}))
+                tensor = self._taken(tensor, self.constant("places", places), axis, len(m.shape))
         return tensor
+
+    def _taken(self, tensor: Any, index: gs.Constant, axis: int, rank: int) -> Any:
+        """The places along an axis; the last is turned for it, since onnxruntime takes rows faster."""
+        if axis < rank - 1:
+            return self.once(("Gather", [tensor, index], {"axis": axis}))
+        turn = {"perm": (*range(rank - 2), rank - 1, rank - 2)}
+        turned = self.once(("Transpose", [tensor], turn))
+        taken = self.once(("Gather", [turned, index], {"axis": rank - 2}))
+        return self.once(("Transpose", [taken], turn))
 
     def _write_window(self, op: Op, steps: tuple[Step, ...]) -> None:
         m = self.maps[op.inputs[0]]

@@ -33,7 +33,7 @@ class Costs:
     depthwise: float = 3.3e-11
     byte: float = 3e-11
     pool: float = 9e-11
-    columns: float = 5.7e-10
+    columns: float = 3.3e-10
     rows: float = 6e-11
     mask: float = 1.1e-10
 

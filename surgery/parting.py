@@ -42,7 +42,13 @@ def take_windows(build: Builder, tensor: Any, m: Map, index: Sequence[Ints]) -> 
     if count <= SLICES and all((np.diff(i, axis=1) == 1).all() for i in index):
         return _sliced(build, tensor, m, index)
     for axis, places in zip(m.axes, index, strict=True):
-        tensor = build.emit("Gather", [tensor, build.ints("windows", places.ravel())], {"axis": axis})
+        taken_at = build.ints("windows", places.ravel())
+        if axis == len(m.shape) - 1:  # onnxruntime takes rows faster than columns
+            turn = [*range(axis - 1), axis, axis - 1]
+            taken = build.emit("Gather", [build.transpose(tensor, turn), taken_at], {"axis": axis - 1})
+            tensor = build.transpose(taken, turn)
+        else:
+            tensor = build.emit("Gather", [tensor, taken_at], {"axis": axis})
     dims: list[int] = [0]
     grid_at: dict[int, int] = {}
     inner: list[int] = []
