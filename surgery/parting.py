@@ -119,7 +119,7 @@ class Parting:
             dropped = {id(n) for n in nodes}
             graph.nodes[:] = [n for n in graph.nodes if id(n) not in dropped]
         for name, door in self.doors.items():
-            if door.outputs:
+            if door.outputs or any(o is door for o in graph.outputs):
                 self._replace(door, self.windows(name, 0, rows), set())
 
     def _body(self, body: set[str]) -> tuple[list[Any], list[Any]]:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import law
 import onnx
+import pytest
 import strides
 from law import Array
 
-from surgery import windows
+from surgery import parting, windows
 from surgery.analysis import analyse
+from surgery.cost import Costs
 from surgery.geometry import ops_of
 from surgery.layout import Layout, lay_out
 from surgery.model import to_graph
+
+WAYS: dict[str, dict[str, Any]] = {
+    "slices": {},
+    "groups": {"groups": True},
+    "gathers": {"gathers": True},
+    "room": {"room": True, "groups": True, "gathers": True},
+    "tight": {"room": False},
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,24 @@ class Cut:
 
     def __str__(self) -> str:
         return self.layout.parting
+
+
+@contextmanager
+def forced(*, groups: bool = False, gathers: bool = False, room: bool | None = None) -> Iterator[None]:
+    """Make the engine choose what only sizes far beyond a test's would make it choose.
+
+    `groups` lets the windows part one row of the grid at a time, `gathers` takes them by Gathers in place
+    of Slices, `room` leaves room for all ops to come (True) or for none (False).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if groups:
+            patch.setattr(parting, "CACHE", 1)
+        if gathers:
+            patch.setattr(parting, "SLICES", 0)
+        if room is not None:
+            patch.setattr(Costs, "stage_compute", lambda self, op, behind: 0.0 if room else 1.0)
+            patch.setattr(Costs, "stage_gathers", lambda self, ops: 1.0 if room else 0.0)
+        yield
 
 
 def cuts(
