@@ -144,7 +144,7 @@ def mebibytes(count: int) -> str:
     """A number of bytes in words.
 
     >>> mebibytes(2**32), mebibytes(300_000)
-    ('4,096 MiB', '0.3 MiB')
+    ('4,096 MiB', '0.29 MiB')
     """
     size = count / 2**20
     return f"{size:,.0f} MiB" if size >= 10 else f"{size:.2g} MiB"
