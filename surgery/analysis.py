@@ -13,10 +13,11 @@ from surgery.errors import BadInput
 from surgery.geometry import Trunk, ops_of
 from surgery.graph import Op
 from surgery.head import Head
+from surgery.idioms import simplify
 from surgery.lift import Row
 from surgery.model import Model, ModelLike, dims_of, read, to_graph
 from surgery.oracle import Original
-from surgery.plain import take_branches, take_casts, take_selections, take_views
+from surgery.plain import take_branches
 from surgery.result import Result
 from surgery.shapes import Facts, observe, space_axes
 
@@ -71,12 +72,8 @@ def settled(source: Model, window: tuple[int, ...] | None) -> tuple[Model, Facts
     facts = observe(source, window)
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
-    changed = (
-        take_branches(proto.graph, facts.values)
-        or take_views(proto.graph, facts.shapes, facts.values)
-        or take_selections(proto.graph, facts.values)
-        or take_casts(proto.graph, facts.dtypes)
-    )
+    changed = take_branches(proto.graph, facts.values)
+    changed = changed or simplify(proto.graph, facts.shapes, facts.dtypes, facts.values)
     if not changed:
         return source, facts
     return settled(replace(source, proto=proto), window)

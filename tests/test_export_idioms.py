@@ -136,3 +136,21 @@ def test_a_selection_that_is_also_an_output_stays_as_it_is() -> None:
     model.graph.output.append(onnx.helper.make_tensor_value_info("j", onnx.TensorProto.FLOAT, [2, 1, 9, 8]))
     with pytest.raises(surgery.Refused, match="GatherND"):
         surgery.convert(model)
+
+
+# ------------------------------------------------ x[:, :4]: a slice of the batch that takes all of it
+
+WHOLE = "first = [0] far = [9223372036854775807] every = [1] whole = Slice (map, first, far, first, every)"
+
+
+def test_a_slice_of_the_whole_batch_is_nothing() -> None:
+    part = "k = [1] end = [3] t = Slice (whole, k, end, k, every) f = Flatten (t)"
+    lines = f"{WHOLE} {part} scores = Gemm <transB = 1> (f, w, b)"
+    done = assert_lifted(net(lines, "float[5,48] w, float[5] b"))
+    assert not done.result.reasons
+
+
+def test_a_slice_of_the_first_image_is_refused() -> None:
+    lines = f"{WHOLE.replace('9223372036854775807', '1')} f = Flatten (whole)"
+    with pytest.raises(surgery.Refused, match="part of the batch"):
+        surgery.convert(net(f"{lines} scores = Gemm <transB = 1> (f, w, b)", "float[5,72] w, float[5] b"))

@@ -1,0 +1,129 @@
+"""What exporters write where something simpler was meant: views, slices of everything, selections, casts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+FAR = 2**31 - 1  # from this end on a Slice means "to the end", as exporters write it
+
+
+def simplify(
+    graph: onnx.GraphProto,
+    shapes: Mapping[str, Sequence[int]],
+    dtypes: Mapping[str, Any],
+    values: Mapping[str, Any],
+) -> bool:
+    """Write the simpler op for all of these, in place; returns whether there was one.
+
+    `shapes` and `dtypes` are those of every tensor, `values` those of the tensors that no pixel reaches.
+    """
+    found = [_views(graph, shapes, values), _whole_slices(graph, values), _selections(graph, values)]
+    return _casts(graph, dtypes) or any(found)
+
+
+def _views(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]) -> bool:
+    """Put an Identity in the place of every Gather that lays a row of all values out as they were, in place.
+
+    torch's exporter writes `as_strided` so, which its global pool of a channels-last map ends in: a Reshape
+    to [-1], and a Gather of every value at its own place. Returns whether there was one.
+    """
+    makers = {o: node for node in graph.node for o in node.output}
+    rows: list[onnx.NodeProto] = []
+    for node in graph.node:
+        row = makers.get(node.input[0]) if node.op_type == "Gather" else None
+        if row is None or row.op_type != "Reshape" or len(shapes[row.output[0]]) != 1:
+            continue
+        places, shape = values.get(node.input[1]), tuple(shapes[row.input[0]])
+        if places is None or places.shape != shape or (places.ravel() != np.arange(places.size)).any():
+            continue
+        view = helper.make_node("Identity", row.input[:1], node.output, node.name)
+        node.CopyFrom(view)
+        rows.append(row)
+    read = {i for node in graph.node for i in node.input} | {o.name for o in graph.output}
+    for row in rows:
+        if row.output[0] not in read and row in graph.node:
+            graph.node.remove(row)
+    return bool(rows)
+
+
+def _whole_slices(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:
+    """Put an Identity in the place of every Slice that takes all there is of any size, in place.
+
+    torch's newer exporter writes `x[:, :4]` with a Slice of the batch before that of the channels. Returns
+    whether there was one.
+    """
+    taken = False
+    for node in graph.node:
+        if node.op_type != "Slice" or len(node.input) < 3:
+            continue
+        starts, ends = (values.get(name) for name in node.input[1:3])
+        steps = values.get(node.input[4]) if len(node.input) > 4 and node.input[4] else 1
+        if starts is None or ends is None or steps is None:
+            continue
+        if not starts.any() and (ends >= FAR).all() and np.all(steps == 1):
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
+            taken = True
+    return taken
+
+
+def _selections(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:
+    """Put a Gather along its own dim in the place of a GatherND between two Transposes, in place.
+
+    torch's newer exporter writes `x[:, [2, 1, 0]]` so: a dim moved to the front, selected from, moved back.
+    Returns whether there was one.
+    """
+    makers = {o: node for node in graph.node for o in node.output}
+    read = Counter(i for node in graph.node for i in node.input)
+    read.update(o.name for o in graph.output)
+    dead: list[onnx.NodeProto] = []
+    taken = False
+    for back in graph.node:
+        pick = makers.get(back.input[0]) if back.op_type == "Transpose" else None
+        front = makers.get(pick.input[0]) if pick is not None and pick.op_type == "GatherND" else None
+        if pick is None or front is None or front.op_type != "Transpose" or read[pick.output[0]] > 1:
+            continue
+        there, again = (_attribute(node, "perm", []) for node in (front, back))
+        places = values.get(pick.input[1])
+        single = places is not None and places.ndim == 2 and places.shape[1] == 1
+        if places is None or not single or _attribute(pick, "batch_dims", 0) or not there or not again:
+            continue
+        name, order = (
+            f"{pick.output[0]}/selected",
+            f"{pick.output[0]}/places",
+        )  # its dims are in another order
+        graph.initializer.append(numpy_helper.from_array(places[:, 0].copy(), order))
+        inputs = [front.input[0], order]
+        pick.CopyFrom(helper.make_node("Gather", inputs, [name], pick.name, axis=there[0]))
+        perm = [there[p] for p in again]
+        back.CopyFrom(helper.make_node("Transpose", [name], back.output, back.name, perm=perm))
+        if read[front.output[0]] == 1:
+            dead.append(front)
+        taken = True
+    for front in dead:
+        graph.node.remove(front)
+    return taken
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value, or the default where the node has none."""
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def _casts(graph: onnx.GraphProto, dtypes: Mapping[str, Any]) -> bool:
+    """Put a Cast, which names its type, in the place of every CastLike, in place.
+
+    A constant cast to the type of the image depends on no pixel. Returns whether there was one.
+    """
+    found = [node for node in graph.node if node.op_type == "CastLike" and not node.domain]
+    for node in found:
+        kind = helper.np_dtype_to_tensor_dtype(dtypes[node.input[1]])
+        cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=kind)
+        cast.attribute.extend(node.attribute)
+        node.CopyFrom(cast)
+    return bool(found)
