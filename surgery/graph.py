@@ -132,9 +132,9 @@ class Builder:
         return outputs if outs > 1 else outputs[0]
 
     def transpose(self, x: Any, perm: Sequence[int]) -> Any:
-        """Transpose, taken together with a Transpose that made `x`; the identity adds nothing."""
+        """Transpose, taken together with one of the builder's that made `x`; the identity adds nothing."""
         made_by = x.inputs[0] if x.inputs else None
-        if made_by is not None and made_by.op == "Transpose" and "perm" in made_by.attrs:
+        if made_by is not None and made_by.op == "Transpose" and id(made_by) in self.made:
             before = list(made_by.attrs["perm"])
             return self.transpose(made_by.inputs[0], [before[p] for p in perm])
         if list(perm) == list(range(len(perm))):

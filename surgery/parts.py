@@ -36,16 +36,20 @@ def part(ops: Sequence[Op], found: Findings) -> Parts:
         for known in (found.maps, found.packed, found.behind):
             known.pop(name, None)
     head = _head(ops, found)
-    _take_structure([op for op in ops if id(op) in live], head, found)
+    kept = {id(op) for op in _gates(ops, head, found)[1]}
+    _take_structure([op for op in ops if id(op) in live], head, kept, found)
+    used, gates = _gates(ops, head, found)
     behind = tuple(op for op in ops if id(op) in head)
-    read = [n for op in behind for n in op.inputs if n in found.maps]
-    used = ancestors(ops, [*read, *(o for o in outputs if o in found.maps)])
-    gates = [op for op in ops if id(op) in used and op.outputs[0] not in found.maps and _moves(op, found)]
-    return Parts(behind, tuple(gates), used, live)
+    return Parts(behind, gates, used, live)
 
 
-def _moves(op: Op, found: Findings) -> bool:
-    return op.outputs[0] in found.behind or op.outputs[0] in found.packed
+def _gates(ops: Sequence[Op], head: set[int], found: Findings) -> tuple[set[int], tuple[Op, ...]]:
+    """What the maps of the head and of the outputs depend on, by id, and the ops of it that make no map."""
+    read = [n for op in ops if id(op) in head for n in op.inputs if n in found.maps]
+    used = ancestors(ops, [*read, *(o for o in found.facts.outputs if o in found.maps)])
+    no_map = found.behind.keys() | found.packed.keys()
+    gates = tuple(op for op in ops if id(op) in used and op.outputs[0] in no_map - found.maps.keys())
+    return used, gates
 
 
 def _head(ops: Sequence[Op], found: Findings) -> set[int]:
@@ -61,9 +65,12 @@ def _head(ops: Sequence[Op], found: Findings) -> set[int]:
     return taken
 
 
-def _take_structure(live: Sequence[Op], head: set[int], found: Findings) -> None:
-    """Give the head what only renames dims for it alone: it is the head's own order of features."""
-    nodes = {id(op.node): op for op in live if id(op) in head}
+def _take_structure(live: Sequence[Op], head: set[int], kept: set[int], found: Findings) -> None:
+    """Give the head what only renames dims for it alone: it is the head's own order of features.
+
+    An op of the head that is among those `kept` is a gate's too.
+    """
+    nodes = {id(op.node): op for op in live if id(op) in head - kept}
     alive = {id(op.node) for op in live}
     for op in reversed(live):
         out = op.node.outputs[0]

@@ -153,8 +153,10 @@ def channel_order(node: gs.Node, trunk: Trunk) -> tuple[Any, Any] | None:
         chain.append(tensor.inputs[0])
         tensor = tensor.inputs[0].inputs[0]
         source = trunk.maps.get(tensor.name)
-        if source is None or source.cells != new.cells:
-            return None
+        if source is None or any(
+            m.cells != new.cells for m in (source, trunk.maps[chain[-1].outputs[0].name])
+        ):
+            return None  # cells were taken apart, or put together
         if source.axes == new.axes and len(source.channel_dims) == 1 and len(source.shape) == len(new.shape):
             break
     else:

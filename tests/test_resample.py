@@ -153,6 +153,16 @@ CASES: dict[str, tuple[onnx.ModelProto, str, tuple[int, int]]] = {
         "exact",
         (4, 2),
     ),
+    "cells taken apart and put together": (
+        net(
+            f"{DOWN} {ints('r', 1, 4, 8, 11)} {ints('q', 1, 4, 4, 2, 11)} a = Reshape (c, q) "
+            "s = Reshape (a, r) map = Conv (s, w2)",
+            f"{WEIGHTS}, {SECOND}",
+            4,
+        ),
+        "exact",
+        (4, 2),
+    ),
     "nearest": (
         net(
             f"{DOWN} {resize('u', 'c', [1, 1, 2, 3], **NEAREST)} map = Conv (u, w2)",

@@ -13,7 +13,7 @@ from surgery.ops.join import taken_axes
 from surgery.ops.normalize import SOFT, soft_axes
 from surgery.ops.pointwise import BINARY, UNARY
 from surgery.ops.reduce import ARGS, REDUCTIONS, axes_of
-from surgery.ops.shape import RESHAPES, permutation
+from surgery.ops.shape import RESHAPES, homes_of, permutation
 from surgery.packed import BATCH, CELLS, CONTEXT, Dim, Never, Packed, Part, holds, packed, regroup, same, size
 from surgery.rules import Array, EndsTrunk, Mixes, NoRule
 
@@ -24,10 +24,24 @@ WHOLE_IMAGE = "it takes its statistics from the whole image"
 def other_dims(op: Op, inputs: list[Any]) -> Packed:
     """The same things in the same order, in other dims."""
     x = _only(inputs)
+    if op.kind in ("Squeeze", "Unsqueeze"):
+        return _other_units(op, x)
     made = regroup(x, op.out_shape())
     if made is None:
         raise EndsTrunk(f"it mixes positions and features: {list(x.shape)} becomes {list(op.out_shape())}")
     return made
+
+
+def _other_units(op: Op, x: Packed) -> Packed:
+    """The dims with some of 1 more, or less, which must hold nothing."""
+    homes = homes_of(op, x.shape, op.out_shape())
+    dims: list[Dim] = [()] * len(op.out_shape())
+    for home, dim in zip(homes, x.dims, strict=True):
+        if home is not None:
+            dims[home] = dim
+        elif holds(dim, BATCH, CELLS, CONTEXT):
+            raise EndsTrunk("it takes out a dim that holds positions, or the batch")
+    return replace(x, dims=tuple(dims))
 
 
 @packed.rule("Transpose")
