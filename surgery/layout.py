@@ -110,13 +110,12 @@ def check_memory(layout: Layout, memory: int, limit: int, at: Callable[[tuple[in
     if memory <= limit:
         return
     best = largest(layout, limit, at)
-    fits = f"the largest size of this shape that fits is {by(best)}" if best else "not even one window fits"
     why = f"its activations would take about {mebibytes(memory)}, the limit is {mebibytes(limit)}"
-    raise Refused(
-        f"--exact at {by(layout.size)}: {why}; {fits}. Make a model for that size and tile the image, or "
-        "raise --max-memory.",
-        why=why,
-    )
+    todo = "not even one window fits. Raise --max-memory."
+    if best:
+        todo = f"the largest size of this shape that fits is {by(best)}. Make a model for that size and tile "
+        todo += "the image, or raise --max-memory."
+    raise Refused(f"--exact at {by(layout.size)}: {why}; {todo}", why=why)
 
 
 def largest(layout: Layout, limit: int, at: Callable[[tuple[int, ...]], int]) -> tuple[int, ...] | None:

@@ -144,8 +144,8 @@ def inspect(
         inputs = [{"name": v.name, "shape": list(dims_of(v))} for v in source.proto.graph.input]
         outputs = tuple({"name": o.name, "shape": list(dims_of(o))} for o in source.proto.graph.output)
         image = inputs[0] if inputs else {"name": "", "shape": []}
-        words = (str(refused),)
-        return Result(source.name, image, outputs, "refused", (reason,), None, (), notes=words)
+        words, engine = (str(refused),), "exact" if exact else "dense"
+        return Result(source.name, image, outputs, "refused", (reason,), None, (), engine, notes=words)
 
 
 def validate(

@@ -20,14 +20,15 @@ def net(
     *,
     outputs: str = "float[1,k] scores",
     image: str = "float[1,2,21,22]",
+    more: str = "",
     opset: int = 13,
     **weights: str,
 ) -> onnx.ModelProto:
-    """A net as ONNX text; weights by their shapes, or as `int64[2] = 1, 4`."""
+    """A net as ONNX text, `more` its other inputs; weights by their shapes, or as `int64[2] = 1, 4`."""
     declared = [_declared(name, said) for name, said in weights.items()]
     listed = f"<{', '.join(declared)}>" if declared else ""
     opened = f'<ir_version: 8, opset_import: ["": {opset}]>'
-    return nets.parse(f"{opened} net ({image} image) => ({outputs}) {listed} {{ {body} }}")
+    return nets.parse(f"{opened} net ({image} image{more}) => ({outputs}) {listed} {{ {body} }}")
 
 
 def _declared(name: str, said: str) -> str:

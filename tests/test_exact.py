@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import law
 import nets
 import numpy as np
@@ -9,6 +12,7 @@ import onnx
 import pytest
 import small_shapes
 import strides
+from command import run
 from done import convert
 from exact_nets import padded
 from exactly import WAYS, assert_every_cut, assert_maps, cuts, forced
@@ -172,3 +176,39 @@ def test_many_windows_are_proven_on_some() -> None:
     done = convert(padded(), exact=True, sizes=[(52, 52)], stride=1)
     assert done.proof.checks[0].positions == 256
     assert "a random choice of the 992 scores" in " ".join(str(done.result).split())
+
+
+# ------------------------------------------------ the report
+
+
+def test_the_report_says_what_was_planned_and_proven() -> None:
+    done = convert(padded(), exact=True, sizes=[(40, 37)], stride=5)
+    words = " ".join(str(done.result).split())
+    assert "every window is computed as one, border and padding too" in words
+    assert "windows 4x4 in an image of 40x37, one every 5x5 pixels" in words
+    assert "times as fast as all 16 windows in one batch (expected)" in words
+    assert "of activations at once (estimated)" in words
+    assert "Proven: every score equals the original on that crop of the image" in words
+    assert "pooled" not in words
+    assert "any larger size" not in words
+
+
+def test_inspect_says_the_same_and_writes_nothing() -> None:
+    made = convert(padded(), exact=True, sizes=[(40, 37)], stride=5).result
+    said = surgery.inspect(padded(), exact=True, size=(40, 37), stride=5)
+    assert said.notes == made.notes
+    assert said.geometry == made.geometry
+    assert said.proto is None
+    assert "this is what `surgery convert --exact` would do" in " ".join(str(said).split())
+
+
+def test_the_command_line_does_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "model.onnx", tmp_path / "exact.onnx"
+    onnx.save(padded(), source)
+    exact = ["--exact", "--size", "40x37", "--stride", "5", "--json"]
+    said = json.loads(run(capsys, "inspect", source, *exact).out)
+    made = json.loads(run(capsys, "convert", source, "-o", target, *exact).out)
+    assert (made["engine"], made["verdict"], made["proof"]["passed"]) == ("exact", "exact", True)
+    assert said["notes"] == made["notes"]
+    assert run(capsys, "validate", source, target).code == 0
+    assert onnx.load(target) == convert(padded(), exact=True, sizes=[(40, 37)], stride=5).proto
