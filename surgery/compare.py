@@ -144,7 +144,9 @@ class Converted:
         for output in self._softs:
             grid = values[output].shape[2 - image.ndim :]
             folded = softs[soft_key(output)]
-            if len(folded) > 1 or folded.ndim < image.ndim:  # its windows lie in the batch
+            less = folded.ndim < max(image.ndim, values[output].ndim)
+            if len(folded) > 1 or (less and folded.shape[2 - image.ndim :] != grid):
+                # its windows lie in the batch
                 del softs[soft_key(output)]
                 if len(folded) == prod(grid):  # else they were trimmed behind it
                     softs[soft_key(output)] = on_grid(folded, grid)
