@@ -19,7 +19,7 @@ from surgery.model import Model, ModelLike, dims_of, read, to_graph
 from surgery.oracle import Original
 from surgery.plain import take_branches
 from surgery.result import Result
-from surgery.shapes import Facts, observe, space_axes
+from surgery.shapes import Facts, image_axes, observe
 
 STRIDE_FORMS = ("dilated", "fragments")
 
@@ -97,7 +97,7 @@ def per_axis(stride: int | Sequence[int] | None, model: Model) -> tuple[int, ...
     """A stride for all axes as one for each."""
     if stride is None:
         return None
-    axes = len(space_axes(dims_of(model.image)))
+    axes = len(image_axes(model))
     each = (stride,) * axes if isinstance(stride, int) else tuple(stride)
     if len(each) != axes:
         raise BadInput(f"the stride {list(each)} has {len(each)} sides, the image {axes}.")

@@ -143,6 +143,19 @@ def window_shape(
     return tuple(shape), axes
 
 
+def image_axes(model: Model) -> tuple[int, ...]:
+    """Which dims of the image are space, by what the model does with it where its dims leave that open."""
+    dims = dims_of(model.image)
+    axes = space_axes(dims)
+    closed = all(isinstance(d, int) and d > 0 for d in dims[1:])
+    unclear = len(dims) == 3 or any(dims[a] == 1 for a in axes) or dims[1] != min(dims[1:], key=_size)
+    return observe(model).axes if closed and unclear else axes
+
+
+def _size(dim: int | str) -> int:
+    return dim if isinstance(dim, int) else 0
+
+
 def space_axes(dims: tuple[int | str, ...]) -> tuple[int, ...]:
     """Which dims of an image are space: the last ones, or those before a last dim of 1, 3 or 4 channels."""
     rank = len(dims)
@@ -154,7 +167,10 @@ def space_axes(dims: tuple[int | str, ...]) -> tuple[int, ...]:
 def axes_by_use(
     graph: onnx.GraphProto, image: str, shapes: Mapping[str, tuple[int, ...]], default: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Which dims of the image the first windowed op slides over, wherever they were moved before it."""
+    """Which dims of the image the first windowed op slides over, wherever they were moved before it.
+
+    The default stands where that op slides over fewer, unless those it leaves are of one pixel.
+    """
     dims = [(Part(n, CONTEXT if d else BATCH, d),) for d, n in enumerate(shapes[image])]
     seen = {image: Packed(tuple(dims), ())}
     for node in graph.node:
@@ -165,7 +181,9 @@ def axes_by_use(
         if node.op_type in WINDOWED:
             slid = [p for dim in x.dims[2:] for p in dim if p.size > 1 or len(dim) == 1]
             whole = len(slid) == len(shape) - 2 and all(p.kind == CONTEXT for p in slid)
-            return tuple(sorted(p.axis for p in slid)) if whole else default
+            found = tuple(sorted(p.axis for p in slid))
+            left = [d for d in default if d not in found and shapes[image][d] > 1]
+            return default if not whole or (left and len(found) < len(default)) else found
         moved = _moved(node, x, shape)
         if moved is not None:
             seen[node.output[0]] = moved

@@ -50,17 +50,26 @@ def test_a_trunk_under_a_flat_head(name: str) -> None:
 def test_an_image_in_any_layout(lines: str, image: str, axes: tuple[int, ...]) -> None:
     model = net(lines, named(lines, DECLARED), 4, image=image, opset=13)
     done = convert(model)
-    assert (done.result.verdict, done.geometry.window, done.geometry.stride) == ("exact", (17, 23), (2, 2))
     dims = list(law.image_dims(model))
-    for axis, side in zip(axes, (22, 27), strict=True):
+    window = tuple(dims[axis] for axis in axes)
+    assert (done.result.verdict, done.geometry.window) == ("exact", window)
+    size = [side + 5 - k for k, side in enumerate(window)]
+    for axis, side in zip(axes, size, strict=True):
         dims[axis] = side
     kind = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
     pixels = np.random.default_rng(3).uniform(0, 255, dims).astype(kind)
     scores, opened = law.run(done.proto, pixels)["scores"], law.session(model)
-    for place in np.ndindex(3, 3):
-        crop = law.part(pixels, axes, [2 * i for i in place], (17, 23))
-        want = law.run(opened, np.ascontiguousarray(crop))["scores"]
+    for place in np.ndindex(done.geometry.grid(size)):
+        start = [i * s for i, s in zip(place, done.geometry.stride, strict=True)]
+        want = law.run(opened, np.ascontiguousarray(law.part(pixels, axes, start, window)))["scores"]
         law.assert_close(law.at(scores, place), want, f"scores at {place}")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_stride_for_all_axes_in_any_layout(name: str) -> None:
+    lines, image, axes = LAYOUTS[name]
+    done = convert(net(lines, named(lines, DECLARED), 4, image=image, opset=13), stride=4)
+    assert done.geometry.stride == (4,) * len(axes)
 
 
 def test_a_signal_in_groups() -> None:

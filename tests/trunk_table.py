@@ -10,7 +10,8 @@ TEN = "s = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (c)"
 NINE = "p = Pad[0, 0, 0, 1] (c) s = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (p)"
 
 DECLARED = (
-    "float[4,2,3,3] w1, float[1,2,3,3] w12, float[4,4,1,1] w44, float[4,4,3,3] w3, float[4,8,1,1] w48, "
+    "float[4,2,3,3] w1, float[4,2,3] w1d, float[1,2,3,3] w12, float[4,4,1,1] w44, float[4,4,3,3] w3, "
+    "float[4,8,1,1] w48, "
     "float[2,2,1,1] w22, float[4,3,1,1] w43, float[4,2,1,1] w42, float[2,1,3,2] wg, float[1,1,2,3,1] deep, "
     "float[1,2,2,1,1] per5, float[4,1,1] per3, float[4] per1, float[4,4] square, float[4,3,3,3] wrgb, "
     "float[4,1,3,3] wgrey, float[3,1,1] mean3, float[3,1,1] std3, float[3] mean1, float[3] std1, float half, "
@@ -180,6 +181,16 @@ LAYOUTS: dict[str, tuple[str, str, tuple[int, ...]]] = {  # lines, image, its di
         "t = Reshape (image, grey) c = Conv <strides = [2, 2]> (t, wgrey) map = Relu (c)",
         "float[1,17,23,1] image",
         (1, 2),
+    ),
+    "a signal of one row": (
+        "t = Squeeze[2] (image) c = Conv <strides = [2]> (t, w1d) map = Relu (c)",
+        "float[1,2,1,23] image",
+        (3,),
+    ),
+    "means of columns, and a Conv over rows": (
+        "t = ReduceMean[2] <keepdims = 0> (image) c = Conv <strides = [2]> (t, w1d) map = Relu (c)",
+        "float[1,2,17,23] image",
+        (2, 3),
     ),
     "no channel, put in by a Reshape": (
         "t = Reshape (image, grey) c = Conv <strides = [2, 2]> (t, wgrey) map = Relu (c)",
