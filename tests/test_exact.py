@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import law
 import nets
@@ -18,6 +19,7 @@ from exact_nets import padded
 from exactly import WAYS, assert_every_cut, assert_maps, cuts, forced
 
 import surgery
+from surgery import exact, mosaic
 
 OWN = {
     "alexnet": 32, "vgg": 32, "onet": 8, "same_pads": 16, "resnet18": 16, "resnet50": 16, "densenet": 8,
@@ -212,3 +214,26 @@ def test_the_command_line_does_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     assert said["notes"] == made["notes"]
     assert run(capsys, "validate", source, target).code == 0
     assert onnx.load(target) == convert(padded(), exact=True, sizes=[(40, 37)], stride=5).proto
+
+
+# ------------------------------------------------ work
+
+
+def blocks(count: int) -> onnx.ModelProto:
+    """So many residual blocks behind a stem, on windows of 64."""
+    made = small_shapes.Net()
+    x = made.conv("image", 2, 3, 2)
+    for _ in range(count):
+        x = made.op("Add", x, made.conv(made.conv(x, 2, 3), 2, 3, act=""))
+    return made.pooled(x)
+
+
+def test_layers_that_lie_alike_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for count in (20, 60):
+        calls: list[Any] = []
+        monkeypatch.setattr(exact, "slide", lambda *a, calls=calls: (calls.append(a), mosaic.slide(*a))[1])
+        cut = next(cuts(blocks(count), (200, 200), (8, 8), only=[-1]))
+        assert cut.layout.candidates > 4 * count
+        counts.append(len(calls))
+    assert counts[1] <= counts[0] + 4
