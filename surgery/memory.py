@@ -13,7 +13,7 @@ def peak(model: onnx.ModelProto) -> int:
     """Bytes of activations alive at once on onnxruntime's CPU provider, at the sizes the model states.
 
     Dims that are open count as 1. The memory counted is what tensors hold, without what an allocator keeps
-    beyond it: the arena, if it is on, can take up to twice as much.
+    beyond it: the arena, if it is on, was seen to keep up to three times as much.
     """
     ends = [o.name for o in model.graph.output]
     steps = Lowering(model).steps
