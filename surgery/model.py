@@ -150,7 +150,7 @@ def check_finite(proto: onnx.ModelProto, name: str) -> None:
     for tensor in proto.graph.initializer:
         if tensor.name not in used or tensor.data_type not in FLOATS:
             continue
-        values = numpy_helper.to_array(tensor).astype(np.float64, copy=False)
+        values = numpy_helper.to_array(tensor)
         bad = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
         if bad:
             node = used[tensor.name]

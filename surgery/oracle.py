@@ -150,10 +150,8 @@ def cut(proto: onnx.ModelProto, inputs: Mapping[str, int], outputs: Sequence[str
             continue
         kept.add(id(makers[name]))
         wanted += makers[name].input
-    part = onnx.ModelProto()
-    part.CopyFrom(proto)
-    for field in ("node", "input", "output", "value_info", "initializer"):
-        del getattr(part.graph, field)[:]
+    part = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    part.graph.name = proto.graph.name
     part.graph.node.extend(n for n in proto.graph.node if id(n) in kept)
     used = {i for n in part.graph.node for i in n.input} | set(outputs)
     part.graph.initializer.extend(t for t in proto.graph.initializer if t.name in used)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 
 from surgery.errors import BadInput
 
@@ -19,6 +18,15 @@ QUIET = 4  # onnxruntime severity: its errors reach us as exceptions, so nothing
 # By default onnxruntime makes integer ops of what lies between DequantizeLinear and QuantizeLinear, where it
 # finds the pattern: they round otherwise, so that two forms of one model would differ by a step of 8 bits.
 KEEP_QDQ = ("session.disable_quant_qdq", "1")
+
+LARGE = 2**16  # bytes from which a weight is handed over to onnxruntime apart from the graph
+HANDED_OVER = (
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.INT8,
+    TensorProto.UINT8,
+)
 
 
 class Session:
@@ -51,16 +59,10 @@ class Session:
 
     @staticmethod
     def _open(ort: Any, model: onnx.ModelProto, options: Any) -> Any:
-        providers = ["CPUExecutionProvider"]
-        blob = serialized(model)
-        if blob is not None:
-            return ort.InferenceSession(blob, options, providers=providers)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            copy = onnx.ModelProto()
-            copy.CopyFrom(model)
-            onnx.save(copy, str(path), save_as_external_data=True, location="model.data")
-            return ort.InferenceSession(str(path), options, providers=providers)
+        light, weights = without_weights(model)
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
+        return ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(
         self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
@@ -72,6 +74,31 @@ class Session:
         except Exception as error:
             raise BadInput(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return dict(zip(names, values, strict=True))
+
+
+def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    """A copy whose large initializers are told to lie elsewhere, and their values by name.
+
+    A model of half a gigabyte is opened many times in one proof: this way its weights are not written out
+    and parsed again each time, and protobuf's limit of 2 GiB does not matter.
+    """
+    light = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
+    whole, graph = model.graph, light.graph
+    graph.name = whole.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer", "quantization_annotation"):
+        getattr(graph, field).extend(getattr(whole, field))
+    weights = {}
+    for tensor in whole.initializer:
+        if tensor.data_type not in HANDED_OVER or len(tensor.raw_data) < LARGE:
+            graph.initializer.append(tensor)
+            continue
+        weights[tensor.name] = numpy_helper.to_array(tensor)
+        told = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        told.data_location = TensorProto.EXTERNAL
+        told.external_data.add(key="location", value="handed over")
+    return light, weights
 
 
 def serialized(model: onnx.ModelProto) -> bytes | None:
