@@ -10,6 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+import surgery.batch_mixes
+import surgery.batch_rules  # noqa: F401  (enters the rules)
 from surgery.batch import Batches
 from surgery.dynamic import BATCH, freeze_sizes, narrow_constants, pad_apart, write_slides
 from surgery.errors import Refused
