@@ -11,6 +11,7 @@ from surgery.errors import Reason
 from surgery.graph import Op
 from surgery.ops.pointwise import BINARY, UNARY
 from surgery.ops.reduce import GLOBAL_POOLS, REDUCTIONS, axes_of
+from surgery.ops.shape import RESHAPES, homes_of
 from surgery.ops.window import POOLS, pools_all
 from surgery.packed import CELLS, CONTEXT, Packed, holds
 from surgery.rules import EndsTrunk, Map
@@ -93,7 +94,11 @@ class Findings:
         """The shape of a tensor behind the trunk before it was laid out over all positions."""
         op = self.behind.get(name) or self.aside.get(name)
         shape = self.facts.shapes[name]
-        if op is not None and op.kind in (*SPREADS, *UNARY) and op.inputs[0] not in self.maps:
+        if op is None or self.value(op.inputs[0]) is not None:
+            return shape
+        if op.kind in RESHAPES:
+            return _regrouped(self.lean(op.inputs[0]), homes_of(op, op.in_shape(), shape), shape)
+        if op.kind in (*SPREADS, *UNARY):
             before = self.lean(op.inputs[0])
             return (1,) * (len(shape) - len(before)) + before
         return shape
@@ -105,6 +110,12 @@ class Findings:
             if not before or before[0] is maker:
                 return maker
             maker = before[0]
+
+
+def _regrouped(lean: tuple[int, ...], homes: Sequence[int | None], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape in which a dim that was laid out, and stays a dim of its own, is the 1 it was."""
+    laid = {home for size, home in zip(lean, homes, strict=True) if size == 1}
+    return tuple(1 if d in laid else size for d, size in enumerate(shape))
 
 
 def takes_all(op: Op, known: Sequence[Map | Packed]) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from surgery.errors import Refused
 from surgery.findings import SPREADS
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
+from surgery.ops.pointwise import BINARY, UNARY
 from surgery.ops.reduce import GLOBAL_POOLS
-from surgery.ops.shape import RESHAPES
+from surgery.ops.shape import RESHAPES, follow_dims
 from surgery.unbake import free_reshape, name_squeezed, take_over
 
+MEETING = (*UNARY, *BINARY, *RESHAPES, *SPREADS, "Concat")  # dims stay, or meet those of a map
 GLOBAL = {pool: whole for whole, pool in GLOBAL_POOLS.items()}
 
 
@@ -43,7 +48,9 @@ def free_features(build: Builder, op: Op, trunk: Trunk) -> list[str]:
             why=why,
         )
     if op.kind == "Reshape":
-        take_over(build, op.node, build.reshape(op.node.inputs[0], [0, *shape[1:]]))
+        laid = positions_behind(op, trunk)
+        sizes = [1 if d in laid else size for d, size in enumerate(shape)]
+        take_over(build, op.node, build.reshape(op.node.inputs[0], [0, *sizes[1:]]))
     elif op.kind in RESHAPES:
         name_squeezed(build, op)
     return []
@@ -69,16 +76,27 @@ def narrow_spread(build: Builder, op: Op, trunk: Trunk) -> list[str]:
 
 def positions_behind(op: Op, trunk: Trunk) -> set[int]:
     """The dims that hold positions in the map to which an op's output returns."""
-    queue, seen = list(op.node.outputs), set()
-    while queue:
-        tensor = queue.pop(0)
-        for node in (n for n in tensor.outputs if id(n) not in seen):
-            seen.add(id(node))
-            m = trunk.maps.get(node.outputs[0].name)
-            if m is not None and len(m.shape) == len(op.out_shape()):
-                return set(m.axes)
-            queue += node.outputs
-    return set()
+    return _positions_of(op.node.outputs[0], op.out_shape(), op.facts.shapes, trunk)
+
+
+def _positions_of(
+    tensor: Any, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], trunk: Trunk
+) -> set[int]:
+    """The dims of a tensor of a gate that hold positions in a map made from it."""
+    found: set[int] = set()
+    for node in tensor.outputs:
+        out = node.outputs[0]
+        after = shapes.get(out.name, shape)  # what was put in here changes no shape
+        if out.name in shapes and node.op not in MEETING:
+            continue
+        known = trunk.maps.get(out.name) or trunk.packed.get(out.name)
+        inside = set(known.axes) if known is not None else _positions_of(out, after, shapes, trunk)
+        if node.op in RESHAPES:
+            found |= {d for d, home in enumerate(follow_dims(shape, after)) if home in inside}
+        else:  # dims meet from the last one on
+            lead = len(after) - len(shape)
+            found |= {d - lead for d in inside if d >= lead}
+    return found
 
 
 def free_aside(build: Builder, op: Op, trunk: Trunk) -> list[str]:

@@ -17,7 +17,7 @@ DECLARED = (
     "int64[2] vector = {1, 4}, int64[3] row = {1, 4, 88}, int64[4] grid = {1, 4, 8, 11}, "
     "int64[4] back = {1, 4, 1, 1}, int64[3] groups = {1, 2, -1}, int64[3] groups0 = {0, 2, -1}, "
     "int64[4] heads = {1, 2, 2, 88}, int64[4] rows = {1, 1, 4, 88}, int64[3] one = {1, 1, 88}, "
-    "int64[4] times = {1, 1, 8, 11}"
+    "int64[4] times = {1, 1, 8, 11}, int64[5] grouped = {1, 2, 2, 8, 11}, int64[5] again = {1, 1, 2, 8, 11}"
 )
 
 
@@ -80,6 +80,24 @@ GATES: dict[str, tuple[str, str, str]] = {  # lines, what took every position, w
     "with a Tile": (
         "g = GlobalAveragePool (c) s = Sigmoid (g) e = Tile (s, times) r = Relu (e) m = Mul (c, r)",
         "GlobalAveragePool 'g'",
+        "Mul 'm'",
+    ),
+    "of groups of channels, laid out and merged (EvoNorm)": (
+        """k = Reshape (c, grouped) d = Mul (k, k) v = ReduceMean[2, 3, 4] (d) s = Sqrt (v)
+           e = Expand (s, grouped) x = Reshape (e, grid) m = Div (c, x)""",
+        "ReduceMean 'v'",
+        "Div 'm'",
+    ),
+    "of groups of channels, met group by group": (
+        """k = Reshape (c, grouped) v = ReduceMax[2, 3, 4] (k) e = Expand (v, grouped) y = Sub (k, e)
+           m = Reshape (y, grid)""",
+        "ReduceMax 'v'",
+        "Sub 'y'",
+    ),
+    "of groups of channels, repeated and merged": (
+        """k = Reshape (c, grouped) v = ReduceMean[2, 3, 4] (k) e = Tile (v, again) r = Tanh (e)
+           x = Reshape (r, grid) m = Mul (c, x)""",
+        "ReduceMean 'v'",
         "Mul 'm'",
     ),
     "of one value for all channels": (
