@@ -258,7 +258,12 @@ class _Writer:
             shape = self.facts.shapes[name]
             if shape[:1] != (self.facts.batch,):
                 why = f"its shape {list(shape)} does not begin with the batch"
-                raise Refused(f"cannot give the output {name!r} positions: {why}.", node=name, why=why)
+                raise Refused(
+                    f"cannot give the output {name!r} positions: {why}. Export the model with the batch in "
+                    "dim 0 of every output (torch: squeeze and flatten with a dim, not of everything).",
+                    node=name,
+                    why=why,
+                )
             self.build.prefix = name
             dims[name] = self._unfold_one(i, name, tensor, shape[1:])
         return dims

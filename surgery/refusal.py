@@ -19,7 +19,8 @@ def refusal(op: Op, why: str, trunk: Trunk) -> str:
     before = f" Before it the trunk had already ended at {earlier}." if earlier else ""
     return (
         f"cannot lift {op.kind} {op.name!r} -> {op.outputs[0]!r}: {why}. Its inputs at the window: {seen}."
-        f"{before} `surgery ops` lists what can be lifted; the exact engine (--exact) takes any head."
+        f"{before} `surgery ops` lists what can be lifted; the exact engine (--exact) takes any head that "
+        "keeps the images of a batch apart."
     )
 
 
