@@ -22,8 +22,8 @@ SIZED = (*RECURRENT, "GatherElements", "GatherND", "ScatterElements", "ScatterND
 ALONE = "every answer would depend on the other windows. "
 NAMED = ALONE + "Export the model so that it names other dims, and with a dynamic batch."
 BAKED = (
-    "its batch is baked in beyond repair. Export the model with a dynamic batch, and name the dims to squeeze, "
-    "flatten or reduce (torch: x.flatten(1), not x.flatten() or x.squeeze())."
+    "its batch is baked in beyond repair. Export the model with a dynamic batch, and name the dims to "
+    "squeeze, flatten or reduce (torch: x.flatten(1), not x.flatten() or x.squeeze())."
 )
 
 
