@@ -87,7 +87,12 @@ def _take_structure(live: Sequence[Op], head: set[int], kept: set[int], found: F
 def rigid(op: Op, found: Findings) -> str:
     """Why dilation cannot serve an op that is no windowed one; empty where it can."""
     x, out = (found.maps.get(n) for n in (*op.inputs[:1], op.outputs[0])) if op.inputs else (None, None)
-    if x is None or out is None or op.kind in (*SLIDING, "Pad", "Slice"):
+    if x is None or out is None:
+        return ""
+    circular = op.outputs[0] in op.facts.wraps or (op.kind == "Pad" and op.attr("mode") == "wrap")
+    if circular and any(axis.field.stride != 1 for axis in x.geometry):
+        return "come from the window's other end, and are others where cells lie closer (circular padding)"
+    if op.kind in (*SLIDING, "Pad", "Slice"):
         return ""
     for before, after in zip(x.geometry, out.geometry, strict=True):
         if after.field.stride != before.field.stride:

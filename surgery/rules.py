@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,12 @@ class Map:
     def with_shape(self, shape: tuple[int, ...]) -> Map:
         """The same geometry in a tensor of another shape, with the spatial dims where they were."""
         return replace(self, shape=tuple(shape))
+
+    def slid(self, slides: Mapping[int, Slide]) -> Map:
+        """The map after an op that reads along these dims as windowed ops do; its shape is as it was."""
+        sides = zip(self.axes, self.geometry, strict=True)
+        moved = (axis.slide(slides[d]) if d in slides else axis for d, axis in sides)
+        return replace(self, geometry=tuple(moved))
 
     def soil(self) -> Map:
         """The same map with no clean cell left."""

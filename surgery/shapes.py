@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from surgery.circular import Wrap, wraps_of
 from surgery.errors import BadInput, Refused
 from surgery.kernels import refuse_unknown
 from surgery.model import Model, dims_of, dtype_of
@@ -53,6 +55,11 @@ class Facts:
     def doubled(self, name: str) -> NDArray[Any]:
         """The value that a tensor computed from shapes would have if every shape were twice as large."""
         return doubled(self.proto, name, self.values)
+
+    @cached_property
+    def wraps(self) -> dict[str, Wrap]:
+        """The Concats that pad circularly, and the Slices they read, by the names of their outputs."""
+        return wraps_of(self.proto.graph, self.shapes, self.values)
 
     @property
     def window(self) -> tuple[int, ...]:

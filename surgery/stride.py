@@ -69,14 +69,14 @@ def align(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, head: He
     build = Builder(graph, opset, space=len(head.geometry.window))
     for op in ops:
         m = trunk.maps.get(op.outputs[0])
-        if m is None or op.kind not in (*BINARY, "Concat"):
+        joins = op.kind in (*BINARY, "Concat") and op.outputs[0] not in op.facts.wraps
+        if m is None or not joins:
             continue
         build.prefix = op.name
         for i, name in enumerate(op.inputs):
             if name in trunk.maps:
                 op.node.inputs[i] = _cut(build, op.node.inputs[i], trunk.maps[name], m)
-    tensors = graph.tensors()
-    read = {}
+    tensors, read = graph.tensors(), {}
     for name, m in head.sources.items():
         build.prefix = name
         read[name] = _cut(build, tensors[name], trunk.maps[name], m)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph import Builder, Op
-from surgery.ops.cut import crop
+from surgery.ops.cut import crop, laid_around
 from surgery.ops.pointwise import check_uniform, meet
 from surgery.positions import END, align, beside, materialize, view
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, geometry, lift
@@ -23,6 +23,9 @@ def concat_maps(op: Op, inputs: list[Any]) -> Map:
     shape = op.out_shape()
     axis = int(op.attr("axis")) % len(shape)
     maps = [i for i in inputs if isinstance(i, Map)]
+    wrap = op.facts.wraps.get(op.outputs[0])
+    if wrap is not None and all(axis in m.axes for m in maps):
+        return laid_around(op, wrap, inputs)
     if axis == 0 or any(axis in m.axes for m in maps):
         raise EndsTrunk("it joins positions, or images of the batch")
     joined = maps[0].with_shape(shape)
