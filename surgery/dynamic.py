@@ -48,7 +48,7 @@ def free(graph: gs.Graph, opset: int, ops: Sequence[Op], trunk: Trunk, facts: Fa
         if id(op.node) not in alive or op.outputs[0] not in trunk.maps:
             continue
         build.prefix = op.name
-        if op.kind in SLIDING and not op.domain:
+        if (op.kind in SLIDING and not op.domain) or op.kind == "QLinearAveragePool":
             notes += free_window(build, op, trunk)
         elif op.kind in RESHAPES:
             notes += free_reshape(build, op, trunk)

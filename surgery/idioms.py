@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from surgery.channels_last import channels_first
+
 FAR = 2**31 - 1  # from this end on a Slice means "to the end", as exporters write it
 
 
@@ -24,6 +26,7 @@ def simplify(
     `shapes` and `dtypes` are those of every tensor, `values` those of the tensors that no pixel reaches.
     """
     found = [_views(graph, shapes, values), _whole_slices(graph, values), _selections(graph, values)]
+    found.append(channels_first(graph, shapes))
     return _casts(graph, dtypes) or any(found)
 
 

@@ -31,6 +31,17 @@ REASONS = {
     ),
 }
 
+NCHWC = ("Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Upsample")
+
 for _names, _why in REASONS.items():
     for _table in (geometry, lift):
         _table.refuse(*_names, why=_why)
+for _table in (geometry, lift):
+    _table.refuse(
+        *NCHWC,
+        "ReorderInput",
+        "ReorderOutput",
+        domain="com.microsoft.nchwc",
+        why="onnxruntime has optimized the model for one processor. Convert the model that was exported, or "
+        "save it with the graph optimization level 'extended' at most",
+    )
