@@ -93,11 +93,13 @@ def analyse(
     return Analysis(source, facts, trunk, found), graph, ops
 
 
-def per_axis(stride: int | Sequence[int] | None, model: Model) -> tuple[int, ...] | None:
+def per_axis(
+    stride: int | Sequence[int] | None, model: Model, window: Sequence[int] | None = None
+) -> tuple[int, ...] | None:
     """A stride for all axes as one for each."""
     if stride is None:
         return None
-    axes = len(image_axes(model))
+    axes = len(window or image_axes(model))
     each = (stride,) * axes if isinstance(stride, int) else tuple(stride)
     if len(each) != axes:
         raise BadInput(f"the stride {list(each)} has {len(each)} sides, the image {axes}.")

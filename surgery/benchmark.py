@@ -19,7 +19,7 @@ from surgery.proof import Progress, silent
 from surgery.report.layout import by
 from surgery.report.speed import render_bench
 from surgery.session import Session, noise
-from surgery.shapes import space_axes
+from surgery.shapes import image_axes
 from surgery.workload import workload
 
 RUNS = 5
@@ -140,11 +140,11 @@ def bench(
         raise BadInput(f"{runs} runs on {threads} threads: give at least 1 run, and 0 threads or more.")
     source, other = read(original, finite=False), read(converted, finite=False)
     engine, geometry = card(other)
-    check_pair(source, other, geometry)
-    sides = size_of(other, engine, geometry, size)
+    axes = check_pair(source, other, geometry)
+    sides = size_of(other, engine, geometry, axes, size)
     progress("loading the models")
-    image = noise(image_shape(source, sides), dtype_of(source.image), seed=1)
-    cropper, feeds = Cropper(source, geometry, image, threads), with_others(other, image)
+    image = noise(image_shape(source, axes, sides), dtype_of(source.image), seed=1)
+    cropper, feeds = Cropper(source, geometry, axes, image, threads), with_others(other, image)
     session = Session(other.proto, threads=threads)
     positions, own = prod(cropper.grid), cropper.own
     single = workload(source.proto, cropper.batches(cropper.crops(1), own)[0])
@@ -184,14 +184,19 @@ def card(model: Model) -> tuple[str, Geometry]:
         ) from error
 
 
-def check_pair(original: Model, converted: Model, geometry: Geometry) -> None:
-    """Raise BadInput where a model cannot come from the other: their images differ, or the window does."""
+def check_pair(original: Model, converted: Model, geometry: Geometry) -> tuple[int, ...]:
+    """The dims of the image that are space.
+
+    Raises BadInput where a model cannot come from the other: their images differ, or the window does.
+    """
     a, b = original.image, converted.image
     dims = dims_of(a)
-    fixed = [dims[axis] for axis in space_axes(dims)]
+    axes: tuple[int, ...] = ()
     same = (a.name, dtype_of(a), len(dims)) == (b.name, dtype_of(b), len(dims_of(b)))
-    if len(fixed) == len(geometry.window):
-        same &= all(
+    if same:
+        axes = image_axes(original, geometry.window)
+        fixed = [dims[axis] for axis in axes]
+        same = len(axes) == len(geometry.window) and all(
             not isinstance(d, int) or d in (0, w) for d, w in zip(fixed, geometry.window, strict=True)
         )
     if not same:
@@ -200,15 +205,16 @@ def check_pair(original: Model, converted: Model, geometry: Geometry) -> None:
             f"{by(geometry.window)} of {b.name!r} {list(dims_of(b))}, and the original takes {a.name!r} "
             f"{list(dims)}. Give the model that it was converted from."
         )
+    return axes
 
 
 def size_of(
-    converted: Model, engine: str, geometry: Geometry, asked: Sequence[int] | None
+    converted: Model, engine: str, geometry: Geometry, axes: Sequence[int], asked: Sequence[int] | None
 ) -> tuple[int, ...]:
     """The image size in pixels per axis: the one asked for if the model takes it, or a fitting one."""
     window, stride, step = geometry.window, geometry.stride, geometry.step
     dims = dims_of(converted.image)
-    own = [int(dims[axis]) for axis in space_axes(dims)] if engine == "exact" else None
+    own = [int(dims[axis]) for axis in axes] if engine == "exact" else None
     if asked is None:
         larger = [w + STRIDES_MORE * s for w, s in zip(window, stride, strict=True)]
         return tuple(own or larger)
@@ -228,11 +234,11 @@ def size_of(
     return size
 
 
-def image_shape(model: Model, size: Sequence[int]) -> list[int]:
-    """The shape of one image of this size as the model takes it."""
+def image_shape(model: Model, axes: Sequence[int], size: Sequence[int]) -> list[int]:
+    """The shape of one image of this size, along these dims, as the model takes it."""
     dims = dims_of(model.image)
     shape = [d if isinstance(d, int) and d > 0 else 1 for d in dims]
-    for axis, side in zip(space_axes(dims), size, strict=True):
+    for axis, side in zip(axes, size, strict=True):
         shape[axis] = side
     return [1, *shape[1:]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from surgery.head import Geometry
 from surgery.model import Model, dims_of, dtype_of
 from surgery.oracle import Arrays, grid_places, relaxed, window_at
 from surgery.session import Session
-from surgery.shapes import space_axes
 
 BATCH = 8
 TIMED = 256  # crops run one by one and in batches, at most
@@ -53,12 +53,14 @@ def plan(positions: int, own: int, each: int, baked: str) -> tuple[Way, ...]:
 class Cropper:
     """The original in one session, and the crops of one image `[1, ...]` in batches of any size."""
 
-    def __init__(self, model: Model, geometry: Geometry, image: NDArray[Any], threads: int = 0) -> None:
+    def __init__(
+        self, model: Model, geometry: Geometry, axes: Sequence[int], image: NDArray[Any], threads: int = 0
+    ) -> None:
         self.model = model
         self.geometry = geometry
         self.image = image
         dims = dims_of(model.image)
-        self.axes = space_axes(dims)
+        self.axes = tuple(axes)
         self.own = dims[0] if isinstance(dims[0], int) and dims[0] > 0 else 1
         self.session = Session(relaxed(model.proto) if self.own == 1 else model.proto, threads=threads)
 

@@ -18,7 +18,7 @@ from surgery.ops.window import statement
 from surgery.report.fc import share, size_text
 from surgery.report.layout import by
 from surgery.rules import key_of
-from surgery.shapes import space_axes
+from surgery.shapes import likely_axes, open_dims
 
 KINDS = ("Conv", "AveragePool")
 OLDEST_OPSET = 7  # before it Gemm broadcast its bias on request only, and onnxruntime has no kernel
@@ -120,14 +120,14 @@ def check_size(source: Model, node: gs.Node, size: Sequence[int] | None) -> bool
     """
     image = source.image
     dims = dims_of(image)
-    is_open = [axis for axis, d in enumerate(dims) if axis and (not isinstance(d, int) or d < 1)]
+    is_open = open_dims(dims)
     seen = f"{source.name}: the input {image.name!r} {list(dims)} leaves its"
     if is_open and size is None:
         raise BadInput(
             f"{seen} size open, and the matrix of {node.op} {node_name(node)!r} is made for one size. Give "
             "it with --size HxW, in pixels; the new model takes images of that size only."
         )
-    if set(is_open) - set(space_axes(dims)):
+    if set(is_open) - set(likely_axes(dims, size)):
         raise BadInput(f"{seen} channels open; fix their number first (onnx.tools.update_model_dims).")
     if size is not None and min(size, default=1) < 1:
         raise BadInput(f"the size is {by(size)}; give a number of pixels, 1 or more, per axis.")

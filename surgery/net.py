@@ -17,7 +17,7 @@ from surgery.model import ModelLike, check_target, dims_of, dtype_of, read, save
 from surgery.ops.shape import RESHAPES
 from surgery.parameters import Params, UnknownName, nearest
 from surgery.session import Session
-from surgery.shapes import feeds_for, space_axes
+from surgery.shapes import feeds_for, image_axes
 from surgery.transplant import Transplant, transplant
 
 
@@ -110,7 +110,7 @@ class Net:
         """
         image = self._source.image
         dims = dims_of(image)
-        axes = space_axes(dims)
+        axes = image_axes(self._source, size)
         if len(size) != len(axes) or min(size) < 1:
             raise BadInput(f"the image {image.name!r} has {len(axes)} sides of 1 pixel or more, not {size}.")
         sides = dict(zip(axes, size, strict=True))

@@ -63,7 +63,7 @@ def convert(
     if target is not None:
         check_target(target, source.path, force=force, external=source.external)
     progress("shapes, geometry and head of the original")
-    options = Options(reduce, trim, per_axis(stride, source), stride_form, pure_conv)
+    options = Options(reduce, trim, per_axis(stride, source, window), stride_form, pure_conv)
     tolerance = tolerance_for(source.proto, tolerance)
     if exact:
         size = exact_size(sizes)
@@ -129,7 +129,7 @@ def inspect(
     if not exact and (size is not None or stride is not None):
         raise BadInput("--size and --stride say what the exact engine is to do; give --exact as well.")
     one = exact_size(None if size is None else [size]) if exact else None
-    apart = per_axis(stride, source)
+    apart = per_axis(stride, source, window)
     try:
         if one is not None:
             return inspect_exactly(source, one, apart, window)

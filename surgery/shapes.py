@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -132,7 +132,7 @@ def window_shape(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The image's shape at the window with its batch, and which of its dims are space."""
     dims = dims_of(image)
-    axes = space_axes(dims)
+    axes = likely_axes(dims, window)
     shape = [d if isinstance(d, int) and d > 0 else 0 for d in dims]
     shape[0] = shape[0] or 1
     if window is not None:
@@ -150,13 +150,28 @@ def window_shape(
     return tuple(shape), axes
 
 
-def image_axes(model: Model) -> tuple[int, ...]:
-    """Which dims of the image are space, by what the model does with it where its dims leave that open."""
+def image_axes(model: Model, window: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Which dims of the image are space, by what the model does with it where its dims leave that open.
+
+    A model that leaves its size open can be asked at a `window`, in pixels per spatial axis.
+    """
     dims = dims_of(model.image)
-    axes = space_axes(dims)
-    closed = all(isinstance(d, int) and d > 0 for d in dims[1:])
+    window = window if open_dims(dims) else None
+    axes = likely_axes(dims, window)
+    closed = not (set(open_dims(dims)) - set(axes if window else ()))
     unclear = len(dims) == 3 or any(dims[a] == 1 for a in axes) or dims[1] != min(dims[1:], key=_size)
-    return observe(model).axes if closed and unclear else axes
+    return observe(model, window).axes if closed and unclear else axes
+
+
+def likely_axes(dims: Sequence[int | str], window: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Which dims of an image are space, by its dims alone: those left open, if a window has as many sides."""
+    left_open = open_dims(dims)
+    return left_open if window and len(window) == len(left_open) else space_axes(tuple(dims))
+
+
+def open_dims(dims: Sequence[int | str]) -> tuple[int, ...]:
+    """The dims but the batch that a model gives no size."""
+    return tuple(a for a, d in enumerate(dims) if a and (not isinstance(d, int) or d < 1))
 
 
 def _size(dim: int | str) -> int:
@@ -186,7 +201,13 @@ def axes_by_use(
         if x is None or shape is None:
             continue
         if node.op_type in WINDOWED:
-            slid = [p for dim in x.dims[2:] for p in dim if p.size > 1 or len(dim) == 1]
+            last = any(a.name == "channels_last" and a.i for a in node.attribute)
+            slid = [
+                p
+                for dim in (x.dims[1:-1] if last else x.dims[2:])
+                for p in dim
+                if p.size > 1 or len(dim) == 1
+            ]
             whole = len(slid) == len(shape) - 2 and all(p.kind == CONTEXT for p in slid)
             found = tuple(sorted(p.axis for p in slid))
             left = [d for d in default if d not in found and shapes[image][d] > 1]

@@ -69,7 +69,7 @@ def cropper(model: onnx.ModelProto, size: tuple[int, int] = (22, 22)) -> Cropper
     """The original of a net of 12x12 windows, 2 pixels apart, beside a noise image."""
     geometry = surgery.inspect(by_hand()).geometry
     assert geometry is not None
-    return Cropper(read(model), geometry, noise((1, 3, *size), np.float32, seed=3))
+    return Cropper(read(model), geometry, (2, 3), noise((1, 3, *size), np.float32, seed=3))
 
 
 # ------------------------------------------------------------------ what comes out
