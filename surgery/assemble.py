@@ -44,9 +44,10 @@ def assemble(
         writer.write(planned)
     inside = {id(p.op) for p in plan.planned}
     rest = [op for op in ops if id(op) not in inside]
-    moving = moving_names(rest, trunk, facts)
-    writer.part_windows(rest)
-    batches = Batches(build, facts, [facts.image, *trunk.maps])
+    beside = [i.name for i in graph.inputs if i.name != facts.image]
+    moving = moving_names(rest, trunk, facts, beside)
+    writer.part_windows(rest, beside)
+    batches = Batches(build, facts, [facts.image, *trunk.maps, *beside])
     for op in rest:
         if op.outputs[0] in moving:
             build.prefix = op.name
@@ -55,9 +56,9 @@ def assemble(
     return writer.unfold(moving)
 
 
-def moving_names(rest: Sequence[Op], trunk: Trunk, facts: Facts) -> set[str]:
-    """The tensors of the rest that depend on the image's pixels."""
-    moving = {facts.image, *trunk.maps}
+def moving_names(rest: Sequence[Op], trunk: Trunk, facts: Facts, beside: Sequence[str]) -> set[str]:
+    """The tensors of the rest that depend on the image's pixels, or on the inputs beside it."""
+    moving = {facts.image, *trunk.maps, *beside}
     for op in rest:
         if any(n in moving for n in op.inputs) and op.outputs[0] not in facts.values:
             moving.update(n for n in op.outputs if n)
@@ -82,7 +83,7 @@ class _Writer:
         self.plan = plan
         self.current = current
         strips = {facts.image: plan.image, **plan.strips()}
-        self.parting = Parting(build, trunk.maps, strips, current)
+        self.parting = Parting(build, trunk.maps, plan.grid, strips, current)
         self.made: dict[Any, Any] = {}
         self.names = [str(o.name) for o in build.graph.outputs]
 
@@ -223,8 +224,10 @@ class _Writer:
 
     # -------------------------------------------------------------- windows as a batch
 
-    def part_windows(self, rest: Sequence[Op]) -> None:
-        """Let the rest read windows wherever it read the mosaic."""
+    def part_windows(self, rest: Sequence[Op], beside: Sequence[str]) -> None:
+        """Let the rest read windows wherever it read the mosaic, or an input beside the image."""
+        tensors = self.build.graph.tensors()
+        self.current.update({name: tensors[name] for name in beside})
         stored = set(self.current)
         for op in rest:
             for i, name in enumerate(op.inputs):

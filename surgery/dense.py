@@ -69,8 +69,9 @@ def fragments(found: Head, options: Options) -> tuple[int, ...]:
 
 
 def fix_batch(proto: onnx.ModelProto, batch: int) -> None:
-    """Write the batch of the original into the image's and the outputs' dims, in place."""
-    for value in [*proto.graph.input[:1], *proto.graph.output]:
+    """Write the batch of the original into the dims of the outputs and of inputs that have one, in place."""
+    batched = [v for v in proto.graph.input if len(v.type.tensor_type.shape.dim) > 1]
+    for value in [*batched, *proto.graph.output]:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].HasField("dim_value"):
             dims[0].dim_value = batch

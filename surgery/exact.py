@@ -72,8 +72,9 @@ def plan(
         maps = [n for n in op.inputs if n in trunk.maps]
         if op.outputs[0] in op.facts.values or not maps:
             continue
+        beside = [n for n in op.inputs if n and n not in trunk.maps and n not in op.facts.values]
         others = [n for n in op.outputs if n not in trunk.maps and planner.wants(n)]
-        if others or op.outputs[0] not in trunk.maps or any(n not in known for n in maps):
+        if beside or others or op.outputs[0] not in trunk.maps or any(n not in known for n in maps):
             break
         done = planner.place(op, maps, known)
         if done is None:

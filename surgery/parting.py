@@ -77,10 +77,16 @@ class Parting:
     """The places where the rest reads windows, until it is known how many at a time."""
 
     def __init__(
-        self, build: Builder, maps: dict[str, Map], strips: dict[str, Strips], current: dict[str, Any]
+        self,
+        build: Builder,
+        maps: dict[str, Map],
+        grid: tuple[int, ...],
+        strips: dict[str, Strips],
+        current: dict[str, Any],
     ) -> None:
         self.build = build
         self.maps = maps
+        self.grid = grid
         self.strips = strips
         self.current = current
         self.doors: dict[str, gs.Variable] = {}
@@ -93,10 +99,16 @@ class Parting:
         return self.doors[name]
 
     def windows(self, name: str, first: int, last: int) -> Any:
-        """The windows of some rows of the grid."""
+        """The windows of some rows of the grid; of what is stored for images, a copy for each window."""
         key = (name, first, last)
-        if key not in self.parted:
-            self.build.prefix = name
+        if key in self.parted:
+            return self.parted[key]
+        self.build.prefix = name
+        if name not in self.strips:
+            times = [(last - first) * prod(self.grid[1:]), *[1] * (len(self.current[name].shape) - 1)]
+            tiled = [self.current[name], self.build.ints("windows", times)]
+            self.parted[key] = self.build.emit("Tile", tiled)
+        else:
             index = [s.index() for s in self.strips[name]]
             index[0] = index[0][first:last]
             self.parted[key] = take_windows(self.build, self.current[name], self.maps[name], index)

@@ -29,6 +29,7 @@ from surgery.oracle import Original
 from surgery.proof import Progress, Proof
 from surgery.report.layout import by
 from surgery.result import Result, label
+from surgery.shapes import Facts
 
 MAX_MEMORY = 2**32
 CROPS_SAMPLED = 256
@@ -125,7 +126,8 @@ def rewrite(
     shape: list[Any] = [BATCH, *facts.shape[1:]]
     for axis, side in zip(facts.axes, layout.size, strict=True):
         shape[axis] = side
-    graph.inputs[0].shape = shape
+    for value in graph.inputs:
+        value.shape = shape if value.name == facts.image else [BATCH, *facts.shapes[value.name][1:]]
     proto = from_graph(graph, model.proto)
     onnx.checker.check_model(proto, full_check=False)
     stored = layout.plan.strips()
@@ -133,14 +135,22 @@ def rewrite(
     return proto, [Row(op.name, op.kind, "runs on all windows as a batch") for op in behind[:1]]
 
 
-def check_shareable(analysis: Analysis) -> None:
-    """Raise Refused where a model keeps a state or draws random numbers."""
-    graph, facts = analysis.model.proto.graph, analysis.facts
+def beside_image(graph: Any, facts: Facts) -> list[str]:
+    """The inputs of a model but the image and the weights."""
     weights = {t.name for t in graph.initializer}
-    others = [v.name for v in graph.input if v.name != facts.image and v.name not in weights]
-    if others:
-        why = f"it has a second input {others[0]!r}: a state, or what belongs to one window, cannot be shared"
-        raise Refused(f"--exact: {why}. Export the model with the image as its only input.", why=why)
+    return [v.name for v in graph.input if v.name != facts.image and v.name not in weights]
+
+
+def check_shareable(analysis: Analysis) -> None:
+    """Raise Refused where a model keeps a state or draws random numbers.
+
+    An input beside the image that has a row for each image is shared by the windows of that image.
+    """
+    graph, facts = analysis.model.proto.graph, analysis.facts
+    for name in beside_image(graph, facts):
+        if facts.shapes[name][:1] != (facts.batch,) or len(facts.shapes[name]) < 2:
+            why = f"it has a second input {name!r}: a state, or what belongs to one window, cannot be shared"
+            raise Refused(f"--exact: {why}. Export the model with the image as its only input.", why=why)
     try:
         check_repeatable(graph)
     except BadInput as error:
