@@ -8,9 +8,10 @@ import onnx
 from onnx import TensorProto
 
 from surgery.errors import BadInput, Refused
-from surgery.rules import STANDARD, key_of
+from surgery.rules import STANDARD
 
 NO_KERNEL = re.compile(r"implementation for (\w+)\(|find kernel for [\w.]*?(\w+)\(|of operator \((\w+)\)")
+UNKNOWN = re.compile(r"No Op registered for (\w+)|:(\w+)\(-?\d+\) is not a registered function/op")
 OLDEST_OPSET = 7
 UNUSUAL = {TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64", TensorProto.FLOAT16: "float16"}
 
@@ -22,8 +23,9 @@ def refuse_unknown(proto: onnx.ModelProto, error: BadInput) -> None:
         node, why = proto.graph.node[0], f"opset {opset} is older than onnxruntime's ops"
         cure = "Bring it to a later one with onnx.version_converter.convert_version."
         _refuse(node, f"(opset {opset})", f"{why}, which begin at {OLDEST_OPSET}", cure, why, error)
+    found = UNKNOWN.search(str(error))
     for node in proto.graph.node:
-        if not onnx.defs.has(node.op_type, domain=key_of(node.domain, "")[0]) and node.op_type in str(error):
+        if found and node.op_type in found.groups():
             where = f"of domain {node.domain!r}" if node.domain else "of the standard domain"
             _refuse(
                 node,

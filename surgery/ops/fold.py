@@ -60,6 +60,8 @@ def same_on_features(build: Builder, op: Op, inputs: list[Any]) -> Rows:
 @fold.rule(*UNARY, "Clip")
 def same_on_every_row(build: Builder, op: Op, inputs: list[Any]) -> Rows:
     """The same op on every row."""
+    if any(isinstance(v, MOVING) for v in inputs[1:]):
+        raise NoRule("its bounds depend on the image")
     rows = _moving(build, inputs)
     return _row(build, op, _emit(build, op, inputs, rows), rows)
 
