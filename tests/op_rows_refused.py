@@ -139,9 +139,9 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
         "batch",
     ),
     f"{MICROSOFT}QLinearAveragePool": (
-        f"{Q} d = {MICROSOFT}QLinearAveragePool <kernel_shape = [2, 2], strides = [2, 2]> (q, "
-        f"sc, z, sc, z) {DQ}",
-        "strided",
+        f"{MADE} q = QuantizeLinear (r, sc, z) d = {MICROSOFT}QLinearAveragePool <kernel_shape = [2, 2]> "
+        "(q, sc, z, sc, z) e = DequantizeLinear (d, sc, z) map = Conv (e, w48)",
+        "it pools features that are no longer a map",
     ),
     "Gemm": ("f = Flatten (c) y = Gemm <transA = 1> (f, single) map = Reshape (y, grid)", "transA"),
     f"{MICROSOFT}QGemm": (
