@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from surgery.channels_last import channels_first
 
-FAR = 2**31 - 1  # from this end on a Slice means "to the end", as exporters write it
+FAR = 10**9  # from this end on a Slice means "to the end", as exporters write it
 
 
 def simplify(
@@ -56,23 +56,50 @@ def _views(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]], values: 
 
 
 def _whole_slices(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:
-    """Put an Identity in the place of every Slice that takes all there is of any size, in place.
+    """Leave out of every Slice, in place, the dims it takes all there is of, at any size.
 
-    torch's newer exporter writes `x[:, :4]` with a Slice of the batch before that of the channels. Returns
-    whether there was one.
+    torch's newer exporter writes `x[:, :4]` with a Slice of the batch before that of the channels; tf2onnx
+    names every dim of `x[:, 1:-1, 1:-1, :]`. Returns whether there was one.
     """
     taken = False
     for node in graph.node:
-        if node.op_type != "Slice" or len(node.input) < 3:
+        cuts = _cuts(node, values) if node.op_type == "Slice" and not node.domain else []
+        kept = [(d, *cut) for d, *cut in cuts if cut[0] != 0 or cut[1] < FAR or cut[2] != 1]
+        if len(kept) == len(cuts):
             continue
-        starts, ends = (values.get(name) for name in node.input[1:3])
-        steps = values.get(node.input[4]) if len(node.input) > 4 and node.input[4] else 1
-        if starts is None or ends is None or steps is None:
-            continue
-        if not starts.any() and (ends >= FAR).all() and np.all(steps == 1):
+        taken = True
+        if not kept:
             node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
-            taken = True
+            continue
+        settings = dict(zip(("axes", "starts", "ends", "steps"), zip(*kept, strict=True), strict=True))
+        if len(node.input) == 1:
+            del settings["steps"]
+            node.CopyFrom(helper.make_node("Slice", node.input, node.output, node.name, **settings))
+            continue
+        names = [f"{node.output[0]}/{setting}" for setting in ("starts", "ends", "axes", "steps")]
+        del node.input[1:]
+        node.input.extend(names)
+        for name in names:
+            value = np.array(settings[name.rpartition("/")[2]], np.int64)
+            graph.initializer.append(numpy_helper.from_array(value, name))
     return taken
+
+
+def _cuts(node: onnx.NodeProto, values: Mapping[str, Any]) -> list[tuple[int, int, int, int]]:
+    """The dims that a Slice names, each with its start, end and step; none where these are not constant."""
+    settings: dict[str, Any] = {"axes": None, "steps": None}
+    if len(node.input) == 1:  # before opset 10
+        settings |= {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    else:
+        named = zip(("starts", "ends", "axes", "steps"), node.input[1:], strict=False)
+        settings |= {setting: values.get(name, ()) for setting, name in named if name}
+    starts = settings["starts"]
+    axes = range(len(starts)) if settings["axes"] is None else settings["axes"]
+    steps = [1] * len(starts) if settings["steps"] is None else settings["steps"]
+    columns = (axes, starts, settings["ends"], steps)
+    if len({len(column) for column in columns}) > 1:
+        return []
+    return [(int(d), int(a), int(b), int(s)) for d, a, b, s in zip(*columns, strict=True)]
 
 
 def _selections(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:

@@ -154,3 +154,43 @@ def test_a_slice_of_the_first_image_is_refused() -> None:
     lines = f"{WHOLE.replace('9223372036854775807', '1')} f = Flatten (whole)"
     with pytest.raises(surgery.Refused, match="part of the batch"):
         surgery.convert(net(f"{lines} scores = Gemm <transB = 1> (f, w, b)", "float[5,72] w, float[5] b"))
+
+
+# ------------------------------------------------ x[:, 1:-1, :, ::2]: every dim named, those taken whole too
+
+INNER = "f = Flatten (inner) scores = Gemm <transB = 1> (f, w, b)"
+ALL_DIMS = "s = [0, 0, 1, 0] e = [1000000000, 2147483647, -1, 9223372036854775807]"
+EVERY_DIM = {
+    "tf2onnx": (13, f"{ALL_DIMS} t = [1, 1, 1, 2] a = [0, 1, 2, 3] inner = Slice (map, s, e, a, t)", 18),
+    "out of order": (
+        13,
+        """s = [0, 1, 0, 0] e = [2147483647, -1, -2, 2147483647] a = [0, -2, 3, 1]
+           inner = Slice (map, s, e, a)""",
+        24,
+    ),
+    "no axes": (13, f"{ALL_DIMS} inner = Slice (map, s, e)", 36),
+    "attributes": (
+        9,
+        "inner = Slice <starts = [0, 0, 1], ends = [2147483647, 2147483647, -1]> (map)",
+        36,
+    ),
+}
+
+
+@pytest.mark.parametrize(("opset", "lines", "values"), EVERY_DIM.values(), ids=EVERY_DIM)
+def test_a_slice_that_names_the_whole_batch_too_cuts_the_rest(opset: int, lines: str, values: int) -> None:
+    lines = f"{lines} {INNER}".replace("\n", "")
+    model = net(lines, f"float[5,{values}] w, float[5] b", opset=opset)
+    done = assert_lifted(model)
+    assert not done.result.reasons
+    exact = convert(model, exact=True, sizes=[SIZES[0]], stride=1)
+    law.assert_equals_crops(model, exact.proto, SIZES[0], (1, 1))
+
+
+def test_channels_may_be_turned_around_behind_a_whole_batch() -> None:
+    """`image[..., ::-1]` of TensorFlow: its masks say 1e9 where a dim is taken to its end."""
+    lines = (
+        "s = [0, 1000000000] e = [1000000000, -1000000000] a = [0, 1] t = [1, -1] "
+        f"k = Slice (image, s, e, a, t) {AFTER} scores = Gemm <transB = 1> (f, w, b)"
+    )
+    assert_lifted(net(lines, "float[5,72] w, float[5] b", trunk=""))
