@@ -20,7 +20,7 @@ from surgery.rules import EndsTrunk, Map, Mixes, NoRule, geometry, key_of
 from surgery.shapes import Facts
 
 RESIDUES = 64
-PACKS = (*STRUCTURAL, "MatMul")  # what may make of a map something that is none, and comes back
+PACKS = (*STRUCTURAL, "MatMul", "Gemm")  # what may make of a map something that is none, and comes back
 Outs = list[Map | Packed | None]
 
 

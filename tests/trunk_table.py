@@ -19,6 +19,7 @@ DECLARED = (
     "float[1,88,4] embedding, float[1,1,4] token, float[1,16,4] lw, float[1,16,4] lr, float[1,4] boxes, "
     "int64[1] which = {0}, int64[1] k0 = {0}, int64[1] k2 = {2}, int64[1] k3 = {3}, int64[2] two = {2, 2}, "
     "int64[1] rest = {-1}, int64 first = {0}, int64 second = {1}, int64[3] row = {1, 4, 88}, "
+    "int64[2] rows = {88, 4}, int64[4] last = {1, 8, 11, 4}, "
     "int64[4] grid = {1, 4, 8, 11}, int64[5] groups = {1, 2, 2, 8, 11}, int64[3] halves = {2, 2, 88}, "
     "int64[5] halves5 = {2, -1, 2, 8, 11}, int64[5] depth = {1, 1, 4, 8, 11}, "
     "int64[4] grid3 = {1, 3, 8, 11}, "
@@ -107,6 +108,22 @@ TRUNKS: dict[str, tuple[str, int, int, str]] = {  # lines, channels, cells, verd
     "rows of positions, a product per channel": (
         f"""{DOWN} r = Reshape (c, row) t = Transpose <perm = [0, 2, 1]> (r) m = MatMul (t, square)
             q = Relu (m) u = Transpose <perm = [0, 2, 1]> (q) s = Reshape (u, grid) map = Conv (s, w44)""",
+        4,
+        88,
+        "exact",
+    ),
+    "rows of positions and images, a product per channel": (
+        f"""{DOWN} t = Transpose <perm = [0, 2, 3, 1]> (c) r = Reshape (t, rows) m = MatMul (r, square)
+            s = Reshape (m, last) a = Add (s, per1) q = Relu (a) u = Transpose <perm = [0, 3, 1, 2]> (q)
+            map = Conv (u, w44)""",
+        4,
+        88,
+        "exact",
+    ),
+    "rows of positions and images, a Gemm per channel": (
+        f"""{DOWN} t = Transpose <perm = [0, 2, 3, 1]> (c) r = Reshape (t, rows)
+            m = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (r, square, per1) q = Relu (m)
+            g = Gemm (q, square, per1) s = Reshape (g, last) map = Transpose <perm = [0, 3, 1, 2]> (s)""",
         4,
         88,
         "exact",

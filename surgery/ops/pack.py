@@ -213,7 +213,8 @@ def products(op: Op, inputs: list[Any]) -> Packed:
     rows, inner, other, cols = left.dims[-2], left.dims[-1], right.dims[-2], right.dims[-1]
     both = [x for x in (left, right) if x.geometry]
     lead = _lead(left, right, shape[:-2])
-    if any(holds(dim, BATCH) for dim in (rows, inner, other, cols)):
+    alone = any(isinstance(x, np.ndarray) for x in inputs)
+    if any(holds(dim, BATCH) for dim in ((inner, other) if alone else (rows, inner, other, cols))):
         raise NoRule("it multiplies images of the batch with each other")
     sized = [holds(dim, CELLS, CONTEXT) for dim in (inner, other)]
     if not any(sized):
@@ -234,6 +235,22 @@ def products(op: Op, inputs: list[Any]) -> Packed:
         raise NoRule("it multiplies over positions of two different grids")
     made = Packed((*lead, rows, cols), seen.geometry)
     raise Mixes("it sums over all positions for every one (attention)", made)
+
+
+@packed.rule("Gemm")
+def product(op: Op, inputs: list[Any]) -> Packed:
+    """Over features it keeps the positions, which lie in one row with the batch."""
+    if len(inputs) < 2 or not isinstance(inputs[1], np.ndarray) or op.attr("transA"):
+        raise EndsTrunk("it multiplies by a matrix that depends on the image, or turns positions to features")
+    x, bias = inputs[0], inputs[2] if len(inputs) > 2 else None
+    if x is None or holds(x.dims[1], BATCH, CELLS, CONTEXT):
+        raise EndsTrunk("it multiplies over positions")
+    made = replace(x, dims=(x.dims[0], (Part(op.out_shape()[1]),)))
+    if isinstance(bias, np.ndarray):
+        _check_uniform(bias, made)
+    elif bias is not None or (len(op.inputs) > 2 and op.inputs[2]):
+        raise EndsTrunk("its bias depends on the image")
+    return made
 
 
 def _matrix(x: Any, shape: tuple[int, ...]) -> Packed:
