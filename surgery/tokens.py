@@ -70,7 +70,8 @@ class Tokens:
             x, value = inputs[i], op.value(1 - i)
             if x is not None and value is not None and _is_tokens(x):
                 spread = np.broadcast_to(value, x.shape) if value.ndim <= x.ndim else value
-                if (spread != spread.reshape(-1, spread.shape[-1])[0]).any():
+                along = [d for d in range(x.ndim) if (x != x.take([0], d)).any()]
+                if any((spread != spread.take([0], d)).any() for d in along):
                     self.embedded = op
 
     def _product(self, op: Op, inputs: Sequence[Cells | None]) -> None:
