@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ class Op:
     """A node as the rules see it: attributes with their defaults, shapes and constants at the window.
 
     `inputs` and `outputs` are the names that the original has there; an input left out is an empty string.
+    What a body or a branch reads from outside stands behind the inputs.
     """
 
     node: gs.Node
@@ -31,7 +32,11 @@ class Op:
     def of(cls, node: gs.Node, opset: int, facts: Facts) -> Op:
         """The op of a node."""
         inputs, outputs = (tuple(str(t.name) for t in side) for side in (node.inputs, node.outputs))
-        return cls(node, opset, facts, inputs, outputs)
+        inner = (
+            name for graph in node.attrs.values() if isinstance(graph, gs.Graph) for name in _read(graph)
+        )
+        outer = (name for name in inner if name in facts.shapes and name not in inputs)
+        return cls(node, opset, facts, (*inputs, *dict.fromkeys(outer)), outputs)
 
     @property
     def kind(self) -> str:
@@ -83,6 +88,15 @@ class Op:
     def out_shape(self, index: int = 0) -> tuple[int, ...]:
         """The shape of an output at the window, batch included."""
         return self.facts.shapes[self.outputs[index]]
+
+
+def _read(graph: gs.Graph) -> Iterator[str]:
+    """The names that the nodes of a body or a branch read, those of graphs inside it included."""
+    for node in graph.nodes:
+        yield from (tensor.name for tensor in node.inputs)
+        for inner in node.attrs.values():
+            if isinstance(inner, gs.Graph):
+                yield from _read(inner)
 
 
 class Builder:

@@ -71,7 +71,9 @@ def _whole_slices(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:
         if not kept:
             node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, node.name))
             continue
-        settings = dict(zip(("axes", "starts", "ends", "steps"), zip(*kept, strict=True), strict=True))
+        settings: dict[str, Any] = dict(
+            zip(("axes", "starts", "ends", "steps"), zip(*kept, strict=True), strict=True)
+        )
         if len(node.input) == 1:
             del settings["steps"]
             node.CopyFrom(helper.make_node("Slice", node.input, node.output, node.name, **settings))

@@ -142,9 +142,9 @@ def test_pure_conv_takes_what_needs_no_folding() -> None:
 def test_a_bias_for_each_of_several_heads_is_no_position_embedding() -> None:
     """Keras adds it to [N, positions, heads, size]; it is the same at every position."""
     lines = (
-        "r = [1, 24, 3, 1] t = Transpose <perm = [0, 2, 3, 1]> (map) a = Reshape (t, r) q = Add (a, per_head) "
+        "r = [1, 24, 3, 1] t = Transpose <perm = [0, 2, 3, 1]> (map) a = Reshape (t, r) q = Add (a, bias) "
         "p = MatMul (q, k) g = Relu (p) m = ReduceMean[1] <keepdims = 0> (g) f = Flatten (m) "
         "scores = MatMul (f, v)"
     )
-    done = assert_lifted(net(lines, "float[3,1] per_head, float[1,2] k, float[6,5] v"))
+    done = assert_lifted(net(lines, "float[3,1] bias, float[1,2] k, float[6,5] v"))
     assert any(row.becomes.startswith("folded into the batch: ") for row in done.result.head)

@@ -155,6 +155,14 @@ REFUSALS = {
         "float[1,24,3] p, float[3,3] k, float[3,5] v",
         r"Add 'e'.*position embedding",
     ),
+    "a loop that reads the map from outside": (
+        "f = Flatten (map) n = 2 o = [5] start = ConstantOfShape (o) "
+        "l = Loop <body = body (int64 i, bool go, float[5] s) => (bool on, float[5] e) "
+        "{ on = Identity (go) h = MatMul (f, w) a = ReduceSum <keepdims = 0> (h) e = Add (s, a) }> "
+        "(n, , start) scores = Unsqueeze[0] (l)",
+        "float[72,5] w",
+        r"cannot lift Loop 'l' -> 'l': the body runs a number of times",
+    ),
     "a class token": (
         f"{TOKENS} e = Concat <axis = 1> (cls, t) k = Transpose <perm = [0, 2, 1]> (e) a = MatMul (e, "
         f"k) i = 0 "

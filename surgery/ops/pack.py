@@ -245,7 +245,7 @@ def product(op: Op, inputs: list[Any]) -> Packed:
     x, bias = inputs[0], inputs[2] if len(inputs) > 2 else None
     if x is None or holds(x.dims[1], BATCH, CELLS, CONTEXT):
         raise EndsTrunk("it multiplies over positions")
-    made = replace(x, dims=(x.dims[0], (Part(op.out_shape()[1]),)))
+    made: Packed = replace(x, dims=(x.dims[0], (Part(op.out_shape()[1]),)))
     if isinstance(bias, np.ndarray):
         _check_uniform(bias, made)
     elif bias is not None or (len(op.inputs) > 2 and op.inputs[2]):
