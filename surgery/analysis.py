@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
 from surgery import finish, head
-from surgery.errors import BadInput
+from surgery.errors import BadInput, Refused
 from surgery.geometry import Trunk, ops_of
 from surgery.graph import Op
 from surgery.head import Head
@@ -18,10 +18,13 @@ from surgery.lift import Row
 from surgery.model import Model, ModelLike, dims_of, read, to_graph
 from surgery.oracle import Original
 from surgery.plain import take_branches
+from surgery.rebatch import rebatched
 from surgery.result import Result
 from surgery.shapes import Facts, image_axes, observe
 
 STRIDE_FORMS = ("dilated", "fragments")
+ONE_IMAGE, WHOLE_WINDOWS = "one image", "whole windows"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class Options:
     stride: tuple[int, ...] | None = None
     stride_form: str = "dilated"
     pure_conv: bool = False
+    reading: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.reduce is not None and self.reduce not in finish.REDUCTIONS:
@@ -86,11 +90,34 @@ def analyse(
     options = options or Options()
     source = read(model)
     source, facts = settled(source, None if window is None else tuple(window))
+    analysis, graph, ops = _walked(source, facts, options)
+    if ONE_IMAGE not in options.reading:
+        return analysis, graph, ops
+    made = rebatched(source, facts, graph, ops, analysis.trunk.head)
+    if made is None:
+        why = "its head keeps the batch, or gives it up where it cannot be given back"
+        raise Refused(f"{source.name}: {why}.", why=why)
+    return _walked(*settled(made, None if window is None else tuple(window)), options)
+
+
+def _walked(source: Model, facts: Facts, options: Options) -> tuple[Analysis, Any, list[Op]]:
     graph = to_graph(source.proto)
     ops = ops_of(graph, source.opset, facts)
     dilated = options.stride if options.stride_form == "dilated" else None
-    trunk, found = head.find(ops, facts, dilated)
+    whole = WHOLE_WINDOWS in options.reading
+    trunk, found = head.find(ops, facts, dilated, whole_windows=whole)
     return Analysis(source, facts, trunk, found), graph, ops
+
+
+def plain_first(attempt: Callable[[Options], Made], options: Options) -> Made:
+    """What an attempt gives by the plain reading, or, if that is refused, with the batch given back."""
+    try:
+        return attempt(options)
+    except Refused as refused:
+        try:
+            return attempt(replace(options, reading=(ONE_IMAGE,)))
+        except Refused:
+            raise refused from None
 
 
 def per_axis(

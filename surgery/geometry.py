@@ -55,16 +55,22 @@ def ops_of(graph: gs.Graph, opset: int, facts: Facts) -> list[Op]:
 
 
 def walk(
-    ops: Sequence[Op], facts: Facts, residues: int = RESIDUES, grid: Sequence[int] | None = None
+    ops: Sequence[Op],
+    facts: Facts,
+    residues: int = RESIDUES,
+    grid: Sequence[int] | None = None,
+    *,
+    whole_windows: bool = False,
 ) -> Trunk:
     """Follow the image through the ops.
 
     `residues` is how many larger sizes, pixel by pixel, to follow; `grid` the pixels between windows
-    where it is not the net's own stride.
+    where it is not the net's own stride; `whole_windows` ends the trunk where all positions are mixed.
     """
     steps = grid or [0] * len(facts.window)
     image = tuple(Axis.image(size, residues, g) for size, g in zip(facts.window, steps, strict=True))
-    walker = _Walker(Findings(facts, {facts.image: Map(facts.shape, facts.axes, image)}))
+    found = Findings(facts, {facts.image: Map(facts.shape, facts.axes, image)})
+    walker = _Walker(found, whole_windows)
     for op in ops:
         walker.step(op)
     return walker.result(ops)
@@ -73,8 +79,9 @@ def walk(
 class _Walker:
     """What is known of every tensor that depends on the image: a map, packed, or behind the trunk."""
 
-    def __init__(self, found: Findings) -> None:
+    def __init__(self, found: Findings, whole_windows: bool) -> None:
         self.found = found
+        self.whole_windows = whole_windows
 
     def step(self, op: Op) -> None:
         """Find out what an op makes of what it reads."""
@@ -101,7 +108,12 @@ class _Walker:
             self.found.check_returns(op, folded)
             outs = self._apply(op, [self.found.value(n) for n in op.inputs])
             self._check_outputs(op, outs)
+            if folded and self.whole_windows:
+                raise EndsTrunk("what was taken from every position of a window returns to its map")
         except Mixes as mixed:
+            if self.whole_windows:
+                self.found.ends[op.outputs[0]] = reason(str(mixed))
+                return None
             self.found.mixing.append((op, reason(str(mixed))))
             return [mixed.result.soil()]
         except Never as never:

@@ -120,7 +120,7 @@ class Builder:
 
     def constant(self, name: str, value: Array) -> gs.Constant:
         """A new initializer."""
-        return gs.Constant(self.fresh(f"{self.prefix}/{name}"), np.ascontiguousarray(value))
+        return gs.Constant(self.fresh(f"{self.prefix}/{name}"), np.asarray(value, order="C"))
 
     def ints(self, name: str, values: Iterable[int]) -> gs.Constant:
         """A new initializer of int64."""

@@ -102,13 +102,21 @@ class Head:
         return tuple(int(s / axis.pitch) for s, axis in sides)
 
 
-def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None) -> tuple[Trunk, Head]:
+def find(
+    ops: Sequence[Op],
+    facts: Facts,
+    stride: tuple[int, ...] | None = None,
+    *,
+    whole_windows: bool = False,
+) -> tuple[Trunk, Head]:
     """Walk the net and find its head, for windows `stride` pixels apart (the net's own by default).
+
+    With `whole_windows` the head begins where the whole image would be mixed into every cell.
 
     Raises Refused where there is no head, or where the stride cannot be had, BadInput where it has not a
     number for every axis.
     """
-    trunk = walk(ops, facts)
+    trunk = walk(ops, facts, whole_windows=whole_windows)
     sources = sources_of(trunk)
     if not sources:
         raise Refused(nothing_folded(trunk, facts), why="it is already fully convolutional")
@@ -120,7 +128,8 @@ def find(ops: Sequence[Op], facts: Facts, stride: tuple[int, ...] | None = None)
         check_refinable(trunk)
     residues = 2 * max(wanted)
     if wanted != own or residues > RESIDUES:
-        trunk = walk(ops, facts, max(residues, RESIDUES), wanted if wanted != own else None)
+        grid = wanted if wanted != own else None
+        trunk = walk(ops, facts, max(residues, RESIDUES), grid, whole_windows=whole_windows)
         sources = meet_at_end(sources_of(trunk))
         check_meeting(sources, wanted)
     geometry = measure(sources, facts.window, wanted, runs(trunk))

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surgery import dense, proof
-from surgery.analysis import Options, analyse, describe, per_axis
+from surgery import dense, proof, readings
+from surgery.analysis import Options, analyse, describe, per_axis, plain_first
 from surgery.compare import Converted
 from surgery.errors import BadInput, Mismatch, Reason, Refused
 from surgery.model import Model, ModelLike, check_target, dims_of, metadata_of, read, save
 from surgery.proof import Progress, Proof, silent, tolerance_for
-from surgery.result import Result, failure, label, refuse_global
+from surgery.result import Result, failure, label
 from surgery.windows import MAX_MEMORY, convert_exactly, inspect_exactly, validate_exactly
 
 Sizes = Sequence[Sequence[int]]
@@ -67,15 +67,15 @@ def convert(
     tolerance = tolerance_for(source.proto, tolerance)
     if exact:
         size = exact_size(sizes)
-        result, shown = convert_exactly(source, options, size, window, max_memory, tolerance, progress)
+        result, shown = plain_first(
+            lambda o: convert_exactly(source, o, size, window, max_memory, tolerance, progress), options
+        )
         return finish_off(result, shown, target, source, progress)
-    analysis, graph, ops = analyse(source, window, options)
-    if analysis.head.verdict == "global" and not allow_global:
-        raise refuse_global(analysis.head)
-    progress("lifting the head")
-    analysis, proto, rows, notes = dense.rewrite(analysis, graph, ops, options)
+    options, (analysis, proto, rows, notes) = readings.rewrite(
+        source, window, options, allow_global=allow_global
+    )
     result = describe(analysis, proto, rows, notes)
-    label(proto, result, source.sha256, reduce, dense.fragments(analysis.head, options))
+    label(proto, result, source.sha256, reduce, dense.fragments(analysis.head, options), options.reading)
     original, converted = analysis.original(), Converted(proto)
     if not proof.takes_batches(original, analysis.head, converted, tolerance):
         dense.fix_batch(proto, analysis.facts.batch)
@@ -132,9 +132,16 @@ def inspect(
     apart = per_axis(stride, source, window)
     try:
         if one is not None:
-            return inspect_exactly(source, one, apart, window)
-        analysis, graph, ops = analyse(source, window)
-        analysis, proto, rows, notes = dense.rewrite(analysis, graph, ops, Options())
+            return plain_first(lambda o: inspect_exactly(source, o, one, window), Options(stride=apart))
+        analysis, _, _ = analyse(source, window)
+        allow_global = analysis.head.verdict == "global"
+        try:
+            _, made = readings.rewrite(source, window, Options(), allow_global=False)
+        except Refused:
+            if not allow_global:
+                raise
+            _, made = readings.rewrite(source, window, Options(), allow_global=True)
+        analysis, proto, rows, notes = made
         return replace(describe(analysis, proto, rows, notes), proto=None)
     except Refused as refused:
         reason = Reason(refused.node, refused.op, refused.why)
@@ -168,9 +175,10 @@ def validate(
     """
     progress("shapes, geometry and head of the original")
     other = read(converted)
-    analysis, _, _ = analyse(original, window)
-    tolerance = tolerance_for(analysis.model.proto, tolerance)
     facts = metadata_of(other.proto)
+    options = Options(reading=tuple(json.loads(facts.get("surgery.reading", "[]"))))
+    analysis, _, _ = analyse(original, window, options)
+    tolerance = tolerance_for(analysis.model.proto, tolerance)
     entry = facts.get("surgery.geometry")
     if facts.get("surgery.engine") == "exact" and entry is not None:
         return validate_exactly(analysis, other, entry, sizes, image, crops, tolerance, progress)
@@ -179,7 +187,7 @@ def validate(
     if model.fragments:
         analysis = replace(analysis, head=replace(found, geometry=found.geometry.refined(wanted)))
     elif wanted != found.own_stride:
-        analysis, _, _ = analyse(original, window, Options(stride=wanted))
+        analysis, _, _ = analyse(original, window, replace(options, stride=wanted))
     return proof.prove(
         analysis.original(),
         analysis.head,

@@ -88,7 +88,12 @@ def failure(shown: Proof) -> str:
 
 
 def label(
-    proto: onnx.ModelProto, result: Result, sha256: str, reduce: str | None, fragments: tuple[int, ...]
+    proto: onnx.ModelProto,
+    result: Result,
+    sha256: str,
+    reduce: str | None,
+    fragments: tuple[int, ...],
+    reading: tuple[str, ...],
 ) -> None:
     """Write into the model what it is and where it comes from."""
     assert result.geometry is not None
@@ -103,4 +108,6 @@ def label(
         entries["surgery.reduce"] = reduce
     if fragments:
         entries["surgery.fragments"] = json.dumps(fragments)
+    if reading:
+        entries["surgery.reading"] = json.dumps(reading)
     set_metadata(proto, entries)

@@ -180,7 +180,12 @@ def _channels_only(m: Map) -> list[int]:
 
 def take_over(build: Builder, node: gs.Node, tensor: Any) -> None:
     """Let a new tensor stand where a node's output stood."""
-    old = node.outputs[0]
+    hand_over(build, node.outputs[0], tensor)
+    node.outputs.clear()
+
+
+def hand_over(build: Builder, old: Any, tensor: Any) -> None:
+    """Let a new tensor stand, under its name, where an old one stood."""
     for user in list(old.outputs):
         user.inputs = [tensor if i is old else i for i in user.inputs]
     if any(o is old for o in build.graph.outputs):
@@ -191,4 +196,3 @@ def take_over(build: Builder, node: gs.Node, tensor: Any) -> None:
         build.graph.outputs[:] = [final if o is old else o for o in build.graph.outputs]
     elif tensor.inputs and id(tensor.inputs[0]) in build.made:
         old.name, tensor.name = build.fresh(f"{old.name}/before"), old.name
-    node.outputs.clear()

@@ -47,9 +47,9 @@ class Assembled:
 class Assembler:
     """Makes exact models of one original, for any image size, with windows so many pixels apart."""
 
-    def __init__(self, source: Model, window: Sequence[int] | None, stride: tuple[int, ...] | None) -> None:
-        self.analysis, _, _ = analyse(source, window)
-        self.stride = stride
+    def __init__(self, source: Model, window: Sequence[int] | None, options: Options) -> None:
+        self.analysis, _, _ = analyse(source, window, Options(reading=options.reading))
+        self.stride = options.stride
         check_shareable(self.analysis)
 
     @property
@@ -91,7 +91,7 @@ def convert_exactly(
             "--exact gives a map of full windows; --reduce, --trim and --stride-form are for the dense "
             "engine."
         )
-    assembler = Assembler(source, window, options.stride)
+    assembler = Assembler(source, window, options)
     progress("laying out the mosaic")
     made = assembler.assemble(size)
     memory = peak(made.proto)
@@ -100,7 +100,7 @@ def convert_exactly(
     found = on_grid(analysis.head, layout.geometry)
     result = describe(replace(analysis, head=found), made.proto, made.rows, notes(layout, memory))
     result = replace(result, engine="exact")
-    label(made.proto, result, source.sha256, None, ())
+    label(made.proto, result, source.sha256, None, (), options.reading)
     shown = proof.prove(
         Original(analysis.model, analysis.facts, {}, {}),
         found,
@@ -176,10 +176,10 @@ def refuse_baked_batch(shown: Proof) -> None:
 
 
 def inspect_exactly(
-    source: Model, size: tuple[int, ...], stride: tuple[int, ...] | None, window: Sequence[int] | None
+    source: Model, options: Options, size: tuple[int, ...], window: Sequence[int] | None
 ) -> Result:
     """What the exact engine would do at a size."""
-    assembler = Assembler(source, window, stride)
+    assembler = Assembler(source, window, options)
     made = assembler.assemble(size)
     found = on_grid(assembler.analysis.head, made.layout.geometry)
     lines = notes(made.layout, peak(made.proto))

@@ -207,10 +207,6 @@ HELD = {  # gates that still hold, or fix, positions of the window: the head's, 
     "means of rows": "g = ReduceMean[3] <keepdims = 1> (c) s = Sigmoid (g) m = Mul (c, s)",
 }
 FIXED: dict[str, tuple[str, str]] = {  # lines, what is said even where it is allowed
-    "the largest of the batch": (
-        "g = ReduceMax <keepdims = 0> (c) m = Div (c, g)",
-        r"cannot lift ReduceMax 'g' -> 'g': it reduces over the batch",
-    ),
     "a batch given up": (
         "g = GlobalAveragePool (c) s = Squeeze[0, 2, 3] (g) u = Unsqueeze[0, 2, 3] (s) m = Mul (c, u)",
         r"cannot free Squeeze 's': it gives up the batch as a dim of its own",

@@ -15,6 +15,7 @@ from exact_nets import DEEPER, HEAD, STEM, padded
 from PIL import Image
 
 import surgery
+from surgery.analysis import Options
 from surgery.model import read
 from surgery.windows import Assembler
 
@@ -63,7 +64,7 @@ def test_requests_that_cannot_be(options: dict[str, Any], words: str, tmp_path: 
     [
         ({"exact": True}, "give it with one --size HxW"),
         ({"exact": True, "size": (20, 40)}, "no window fits"),
-        ({"exact": True, "size": (40, 40), "stride": 0}, "the stride 0x0 must be at least one pixel"),
+        ({"exact": True, "size": (40, 40), "stride": 0}, "the stride [0, 0] must be at least one pixel"),
         ({"size": (40, 40)}, "give --exact as well"),
         ({"stride": 2}, "give --exact as well"),
     ],
@@ -95,7 +96,7 @@ def test_a_plan_beyond_the_memory_names_the_largest_size_that_fits(
     )
     size = int(found[1]), int(found[2])
     surgery.convert(model, exact=True, sizes=[size], stride=stride, max_memory=limit)
-    assembler = Assembler(read(model), None, None if stride is None else tuple(stride))
+    assembler = Assembler(read(model), None, Options(stride=None if stride is None else tuple(stride)))
     steps = assembler.geometry.stride
     assert assembler.memory(size) <= limit
     assert assembler.memory((size[0] + 2 * steps[0], size[1] + 2 * steps[1])) > limit
@@ -143,25 +144,6 @@ MODELS = {
             outputs="float[1,5] scores, int64[1,4,10,11] places",
         ),
         "it counts the places of its maxima through the whole batch, so windows cannot be a batch",
-    ),
-    "a batch that is dropped": (
-        padded(
-            body=STEM
-            + "g = GlobalAveragePool (b) v = Reshape (g, flat) s = Mul (v, w4) r = Reshape (s, row) "
-            "scores = MatMul (r, w9)",
-            w9="4,5",
-            w4="4",
-            flat="int64[1] = 4",
-            row="int64[2] = 1, 4",
-        ),
-        "the windows run as a batch, and the model's batch is baked in beyond repair: ",
-    ),
-    "an output without a batch": (
-        padded(
-            body=f"{STEM}{DEEPER}{HEAD.replace('scores', 'all')} scores = Reshape (all, five)",
-            five="int64[1] = 5",
-        ),
-        "cannot give the output 'scores' positions: its shape [5] does not begin with the batch.",
     ),
 }
 

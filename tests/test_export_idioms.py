@@ -39,8 +39,8 @@ def test_a_view_lets_windows_be_a_batch(places: str, image: str) -> None:
 
 
 def test_a_gather_in_another_order_is_no_view() -> None:
-    with pytest.raises(surgery.Refused, match="mixes batch and features"):
-        surgery.convert(view(BAKED.replace("{0, 1, 2}", "{2, 1, 0}")))
+    done = assert_lifted(view(BAKED.replace("{0, 1, 2}", "{2, 1, 0}")))
+    assert "Gather" in {n.op_type for n in done.proto.graph.node}
 
 
 # ------------------------------------------------ layer scale: a constant before the map

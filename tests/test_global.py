@@ -155,6 +155,13 @@ def test_what_the_window_fixes_is_refused_even_if_allowed(lines: str, says: str)
     assert "--exact" in str(caught.value)
 
 
+def test_a_scale_of_the_whole_batch_of_one_image_is_that_image_s_own() -> None:
+    model = model_of(DOWN + "g = ReduceMax <keepdims = 0> (c) m = Div (c, g)" + THEN)
+    done = convert(model, allow_global=True)
+    assert done.result.verdict == "global"
+    assert_runs(done)
+
+
 @pytest.mark.parametrize("lines", HELD.values(), ids=HELD.keys())
 def test_a_gate_that_holds_positions_is_computed_window_by_window(lines: str) -> None:
     """Its weights, or its cells, are the window's: with every window in the batch the answers are exact."""

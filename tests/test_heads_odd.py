@@ -142,20 +142,10 @@ def test_an_output_that_no_pixel_reaches_stays_what_it_is_at_the_window(name: st
 
 
 REFUSED = {
-    "transA": (
-        "f = Flatten (map) g = Gemm <transA = 1> (f, v) scores = ReduceMax[0] <keepdims = 1> (g)",
-        "float[1,5] v",
-        r"cannot lift Gemm 'g' -> 'g': transA makes features of the batch",
-    ),
     "features as a matrix": (
         f"{HIDDEN} a = ReduceMax[1] <keepdims = 1> (h) scores = Gemm (a, h)",
         "",
         r"cannot lift Gemm 'scores' -> 'scores': its matrix depends on the image",
-    ),
-    "a batch of matrices for one row": (
-        "f = Flatten (map) m = MatMul (f, v) scores = ReduceMax[0] <keepdims = 0> (m)",
-        "float[3,72,5] v",
-        r"cannot lift MatMul 'm' -> 'm': a constant of shape \[3, 72, 5\] differs from image to image",
     ),
     "a Conv over flattened cells": (
         "r = [1, 3, 24] f = Reshape (map, r) t = Transpose <perm = [0, 2, 1]> (f) c = Conv (t, k) g "

@@ -15,28 +15,6 @@ TOKENS = "r = [1, 3, 24] u = Reshape (map, r) t = Transpose <perm = [0, 2, 1]> (
 
 REFUSALS = {
     # ---------------------------------------------- the batch
-    "batch and features mixed": (
-        "r = [72] f = Reshape (map, r) u = Unsqueeze[0] (f) scores = MatMul (u, w)",
-        "float[72,5] w",
-        r"cannot lift Reshape 'f' -> 'f': it mixes batch and features: \[1, 3, 4, 6\] becomes \[72\].*"
-        r"cannot be reshaped to the requested shape. Keep the batch in dim 0",
-    ),
-    "a Squeeze of everything": (
-        "p = GlobalAveragePool (map) f = Squeeze (p) u = Unsqueeze[0] (f) scores = MatMul (u, v)",
-        "float[3,5] v",
-        r"cannot lift Squeeze 'f' -> 'f': it mixes batch and features: \[1, 3, 1, 1\] becomes \[3\]",
-    ),
-    "the first image of the batch": (
-        "z = 0 f = Flatten (map) g = Gather <axis = 0> (f, z) u = Unsqueeze[0] (g) scores = MatMul (u, w)",
-        "float[72,5] w",
-        r"cannot lift Gather 'g' -> 'g': it takes a part of the batch",
-    ),
-    "images joined": (
-        "f = Flatten (map) g = Concat <axis = 0> (f, f) h = MatMul (g, w) scores = ReduceMax[0] "
-        "<keepdims = 1> (h)",
-        "float[72,5] w",
-        r"cannot lift Concat 'g' -> 'g': it joins images of the batch",
-    ),
     "a norm over the batch": (
         "f = Flatten (map) h = MatMul (f, w) scores = LpNormalization <axis = 0> (h)",
         "float[72,5] w",
@@ -51,49 +29,6 @@ REFUSALS = {
         "f = Flatten (map) h = MatMul (f, w) z = 0 scores = CumSum (h, z)",
         "float[72,5] w",
         r"cannot lift CumSum 'scores' -> 'scores': it works along the batch",
-    ),
-    "the batch repeated": (
-        "f = Flatten (map) h = MatMul (f, w) r = [2, 1] t = Tile (h, r) scores = ReduceMean[0] "
-        "<keepdims = 1> (t)",
-        "float[72,5] w",
-        r"cannot lift Tile 't' -> 't': it repeats the batch",
-    ),
-    "more images than came in": (
-        "f = Flatten (map) h = MatMul (f, w) s = [2, 5] t = Expand (h, s) scores = ReduceMean[0] "
-        "<keepdims = 1> (t)",
-        "float[72,5] w",
-        r"cannot lift Expand 't' -> 't': its output \[2, 5\] has no batch dim of its own",
-    ),
-    "a constant per image": (
-        "f = Flatten (map) h = MatMul (f, w) t = Add (h, two) scores = ReduceMean[0] <keepdims = 1> (t)",
-        "float[72,5] w, float[2,5] two",
-        r"cannot lift Add 't' -> 't': a constant of shape \[2, 5\] differs from image to image of the "
-        r"batch",
-    ),
-    "a product of the batch": (
-        "f = Flatten (map) t = Transpose (f) m = MatMul (v, t) scores = Transpose (m)",
-        "float[5,72] v",
-        r"cannot lift Transpose 't' -> 't': it moves the batch dim",
-    ),
-    "an Einsum over the batch": (
-        'f = Flatten (map) scores = Einsum <equation = "bi,bj->ij"> (f, o)',
-        "float[1,5] o",
-        r"cannot lift Einsum 'scores' -> 'scores': 'bi,bj->ij' sums over the batch",
-    ),
-    "an Einsum that moves the batch": (
-        'f = Flatten (map) scores = Einsum <equation = "bi,io->ob"> (f, w)',
-        "float[72,5] w",
-        r"cannot lift Einsum 'scores' -> 'scores': 'bi,io->ob' moves the batch dim or sums over it",
-    ),
-    "a bias per image": (
-        "f = Flatten (map) g = Concat <axis = 0> (f, f) scores = Gemm (g, w, two)",
-        "float[72,5] w, float[2,5] two",
-        r"cannot lift Concat 'g' -> 'g': it joins images of the batch",
-    ),
-    "a matrix of the image": (
-        "f = Flatten (map) h = MatMul (f, w) r = [5, 1] v = Reshape (h, r) scores = Gemm (h, v)",
-        "float[72,5] w",
-        r"cannot lift Reshape 'v' -> 'v': it mixes batch and features",
     ),
     # ---------------------------------------------- settings that depend on the image
     "how many depends on the image": (
@@ -213,19 +148,74 @@ def test_refusal_says_where_and_why(name: str) -> None:
     assert caught.value.why
 
 
-def test_a_bias_per_image_of_a_baked_batch() -> None:
-    model = net(
+TWO = "float[2,2,9,8] image"
+BAKED = {  # what two images do to each other, where the batch is baked in
+    "batch and features mixed": (
+        "r = [144] f = Reshape (map, r) u = Unsqueeze[0] (f) scores = MatMul (u, m)",
+        "float[144,5] m",
+        r"cannot lift Reshape 'f' -> 'f': it mixes batch and features: \[2, 3, 4, 6\] becomes \[144\].*"
+        r"cannot be reshaped to the requested shape. Keep the batch in dim 0",
+    ),
+    "the first image of the batch": (
+        "z = 0 f = Flatten (map) g = Gather <axis = 0> (f, z) u = Unsqueeze[0] (g) scores = MatMul (u, w)",
+        "float[72,5] w",
+        r"cannot lift Gather 'g' -> 'g': it takes a part of the batch",
+    ),
+    "images joined": (
+        "f = Flatten (map) g = Concat <axis = 0> (f, f) h = MatMul (g, w) scores = ReduceMax[0] "
+        "<keepdims = 1> (h)",
+        "float[72,5] w",
+        r"cannot lift Concat 'g' -> 'g': it joins images of the batch",
+    ),
+    "the batch repeated": (
+        "f = Flatten (map) h = MatMul (f, w) r = [2, 1] t = Tile (h, r) scores = ReduceMean[0] "
+        "<keepdims = 1> (t)",
+        "float[72,5] w",
+        r"cannot lift Tile 't' -> 't': it repeats the batch",
+    ),
+    "a constant per image": (
+        "f = Flatten (map) h = MatMul (f, w) scores = Add (h, two)",
+        "float[72,5] w, float[2,5] two",
+        r"cannot lift Add 'scores' -> 'scores': a constant of shape \[2, 5\] differs from image to image",
+    ),
+    "a bias per image": (
         "f = Flatten (map) scores = Gemm (f, w, two)",
         "float[72,5] w, float[2,5] two",
-        image="float[2,2,9,8] image",
-        out="float[2,5] scores",
-    )
-    with pytest.raises(
-        surgery.Refused,
-        match=r"its bias \[2, 5\] differs from image to image of the "
-        r"batch",
-    ):
-        surgery.convert(model)
+        r"its bias \[2, 5\] differs from image to image of the batch",
+    ),
+    "a product of the batch": (
+        "f = Flatten (map) t = Transpose (f) m = MatMul (v, t) scores = Transpose (m)",
+        "float[5,72] v",
+        r"cannot lift Transpose 't' -> 't': it moves the batch dim",
+    ),
+    "features of the batch": (
+        "f = Flatten (map) g = Gemm <transA = 1> (f, v) scores = ReduceMax[0] <keepdims = 1> (g)",
+        "float[2,5] v",
+        r"cannot lift Gemm 'g' -> 'g': transA makes features of the batch",
+    ),
+    "an Einsum over the batch": (
+        'f = Flatten (map) scores = Einsum <equation = "bi,bj->ij"> (f, o)',
+        "float[2,5] o",
+        r"cannot lift Einsum 'scores' -> 'scores': 'bi,bj->ij' sums over the batch",
+    ),
+    "an Einsum that moves the batch": (
+        'f = Flatten (map) scores = Einsum <equation = "bi,io->ob"> (f, w)',
+        "float[72,5] w",
+        r"cannot lift Einsum 'scores' -> 'scores': 'bi,io->ob' moves the batch dim or sums over it",
+    ),
+    "a batch of matrices": (
+        "f = Flatten (map) u = Unsqueeze[1] (f) m = MatMul (u, v) scores = Squeeze[1] (m)",
+        "float[2,72,5] v",
+        r"cannot lift MatMul 'm' -> 'm': a constant of shape \[2, 72, 5\] differs from image to image",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAKED)
+def test_what_images_of_a_baked_batch_do_to_each_other(name: str) -> None:
+    lines, weights, says = BAKED[name]
+    with pytest.raises(surgery.Refused, match=says):
+        surgery.convert(net(lines, weights, opset=17, image=TWO, out="float[2,5] scores"))
 
 
 # ------------------------------------------------ types onnxruntime cannot compute

@@ -39,10 +39,6 @@ REFUSALS = {
         ),
         r"RandomNormalLike .* draws random numbers, so no two answers can be compared",
     ),
-    "features of the batch": (
-        body("a = Flatten (image) t = Transpose (a) m = MatMul (a, t) scores = Mul (m, w)", "float[1,6] w"),
-        r"cannot lift Transpose 't' -> 't': it moves the batch dim",
-    ),
     "a mean image before a Conv": (
         body(
             "s = Sub (image, mean) c = Conv (s, w1) a = Flatten (c) scores = Gemm <transB = 1> (a, w)",

@@ -73,7 +73,7 @@ def running_sum(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     """Sums of the first features along a dim."""
     if not isinstance(inputs[1], np.ndarray):
         raise NoRule("the dim it adds up along depends on the image")
-    axis = _dim(int(inputs[1]), len(op.in_shape()))
+    axis = _dim(int(inputs[1].item()), len(op.in_shape()))
     x = materialize(build, inputs[0])
     place = build.constant("axis", np.array(axis, inputs[1].dtype))
     return Lifted(
