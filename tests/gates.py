@@ -17,7 +17,9 @@ DECLARED = (
     "int64[2] vector = {1, 4}, int64[3] row = {1, 4, 88}, int64[4] grid = {1, 4, 8, 11}, "
     "int64[4] back = {1, 4, 1, 1}, int64[3] groups = {1, 2, -1}, int64[3] groups0 = {0, 2, -1}, "
     "int64[4] heads = {1, 2, 2, 88}, int64[4] rows = {1, 1, 4, 88}, int64[3] one = {1, 1, 88}, "
-    "int64[4] times = {1, 1, 8, 11}, int64[5] grouped = {1, 2, 2, 8, 11}, int64[5] again = {1, 1, 2, 8, 11}"
+    "int64[4] times = {1, 1, 8, 11}, int64[5] grouped = {1, 2, 2, 8, 11}, int64[5] again = {1, 1, 2, 8, 11}, "
+    "int64[6] last = {0, 0, 0, 0, 0, 1}, float unit = {1}, int64[1] i0 = {0}, int64[1] i2 = {2}, "
+    "int64[1] i4 = {4}, int64[1] i5 = {5}"
 )
 
 
@@ -151,6 +153,13 @@ GATES: dict[str, tuple[str, str, str]] = {  # lines, what took every position, w
     "of channels, by their products": (
         """t = Reshape (c, row) u = Transpose <perm = [0, 2, 1]> (t) e = MatMul (t, u) a = Tanh (e)
            y = MatMul (a, t) m = Reshape (y, grid)""",
+        "MatMul 'e'",
+        "MatMul 'y'",
+    ),
+    "of keys and values, with their sum (EfficientViT)": (
+        """t = Reshape (c, row) u = Transpose <perm = [0, 2, 1]> (t) q = Softplus (u) k = Softplus (t)
+           p = Pad (u, last, unit) e = MatMul (k, p) y = MatMul (q, e) a = Slice (y, i0, i4, i2)
+           b = Slice (y, i4, i5, i2) d = Div (a, b) z = Transpose <perm = [0, 2, 1]> (d) m = Reshape (z, grid)""",
         "MatMul 'e'",
         "MatMul 'y'",
     ),

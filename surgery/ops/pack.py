@@ -11,6 +11,7 @@ from surgery.field import Axis
 from surgery.graph import Op
 from surgery.ops.join import taken_axes
 from surgery.ops.normalize import SOFT, soft_axes
+from surgery.ops.pad import pads_of
 from surgery.ops.pointwise import BINARY, UNARY
 from surgery.ops.reduce import ARGS, REDUCTIONS, axes_of
 from surgery.ops.shape import RESHAPES, homes_of, permutation
@@ -184,6 +185,17 @@ def side_by_side(op: Op, inputs: list[Any]) -> Packed:
     return replace(
         joined, dims=(*joined.dims[:axis], (Part(op.out_shape()[axis]),), *joined.dims[axis + 1 :])
     )
+
+
+@packed.rule("Pad")
+def more_features(op: Op, inputs: list[Any]) -> Packed:
+    """Features more at every position."""
+    x = _only(inputs)
+    added = [d for d, pads in enumerate(pads_of(op)) if any(pads)]
+    if any(holds(x.dims[d], BATCH, CELLS, CONTEXT) for d in added):
+        raise EndsTrunk("it adds to positions that lie in one row, or to the batch")
+    shape = op.out_shape()
+    return replace(x, dims=tuple((Part(shape[d]),) if d in added else dim for d, dim in enumerate(x.dims)))
 
 
 @packed.rule("Split", "Slice", "Gather")
