@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from surgery.channels_last import channels_first
+from surgery.writes import join_written
 
 FAR = 10**9  # from this end on a Slice means "to the end", as exporters write it
 
@@ -25,9 +26,9 @@ def simplify(
 
     `shapes` and `dtypes` are those of every tensor, `values` those of the tensors that no pixel reaches.
     """
-    found = [_views(graph, shapes, values), _whole_slices(graph, values), _selections(graph, values)]
-    found.append(channels_first(graph, shapes))
-    return _casts(graph, dtypes) or any(found)
+    found = [_views(graph, shapes, values), _whole_slices(graph, values), _selections(graph, shapes, values)]
+    found += [join_written(graph, shapes, values), channels_first(graph, shapes), _casts(graph, dtypes)]
+    return any(found)
 
 
 def _views(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]) -> bool:
@@ -104,11 +105,13 @@ def _cuts(node: onnx.NodeProto, values: Mapping[str, Any]) -> list[tuple[int, in
     return [(int(d), int(a), int(b), int(s)) for d, a, b, s in zip(*columns, strict=True)]
 
 
-def _selections(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:
+def _selections(
+    graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]
+) -> bool:
     """Put a Gather along its own dim in the place of a GatherND between two Transposes, in place.
 
-    torch's newer exporter writes `x[:, [2, 1, 0]]` so: a dim moved to the front, selected from, moved back.
-    Returns whether there was one.
+    torch's newer exporter writes `x[:, [2, 1, 0]]` so, and an adaptive pool whose parts overlap: dims moved
+    to the front, selected from, moved back. Several dims become one before. Returns whether there was one.
     """
     makers = {o: node for node in graph.node for o in node.output}
     read = Counter(i for node in graph.node for i in node.input)
@@ -121,25 +124,44 @@ def _selections(graph: onnx.GraphProto, values: Mapping[str, Any]) -> bool:
         if pick is None or front is None or front.op_type != "Transpose" or read[pick.output[0]] > 1:
             continue
         there, again = (_attribute(node, "perm", []) for node in (front, back))
-        places = values.get(pick.input[1])
-        single = places is not None and places.ndim == 2 and places.shape[1] == 1
-        if places is None or not single or _attribute(pick, "batch_dims", 0) or not there or not again:
+        places, whole = values.get(pick.input[1]), shapes[front.input[0]]
+        if places is None or _attribute(pick, "batch_dims", 0) or not there or not again:
             continue
-        name, order = (
-            f"{pick.output[0]}/selected",
-            f"{pick.output[0]}/places",
-        )  # its dims are in another order
-        graph.initializer.append(numpy_helper.from_array(places[:, 0].copy(), order))
-        inputs = [front.input[0], order]
-        pick.CopyFrom(helper.make_node("Gather", inputs, [name], pick.name, axis=there[0]))
-        perm = [there[p] for p in again]
-        back.CopyFrom(helper.make_node("Transpose", [name], back.output, back.name, perm=perm))
-        if read[front.output[0]] == 1:
+        count, axis, alone = places.shape[-1], there[0], read[front.output[0]] == 1
+        last = alone and axis + count == len(whole)
+        if count > 1 and not (last and there[:count] == list(range(axis, axis + count))):
+            continue
+        _select(graph, (front, pick, back), places, whole)
+        if count == 1 and alone:
             dead.append(front)
         taken = True
     for front in dead:
         graph.node.remove(front)
     return taken
+
+
+def _select(
+    graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], places: Any, whole: Sequence[int]
+) -> None:
+    """Make a Gather and a Transpose of a Transpose, a GatherND and a Transpose."""
+    front, pick, back = nodes
+    there, again = (_attribute(node, "perm", []) for node in (front, back))
+    count, axis = places.shape[-1], there[0]
+    name, order = f"{pick.output[0]}/selected", f"{pick.output[0]}/places"  # its dims are in another order
+    flat = np.ravel_multi_index(np.moveaxis(places, -1, 0), [whole[d] for d in there[:count]], mode="wrap")
+    graph.initializer.append(numpy_helper.from_array(flat, order))
+    source = front.input[0]
+    if count > 1:  # the dims to select from, the last ones, as one
+        one, shape = f"{pick.output[0]}/one", f"{pick.output[0]}/shape"
+        graph.initializer.append(numpy_helper.from_array(np.array([0] * axis + [-1], np.int64), shape))
+        front.CopyFrom(helper.make_node("Reshape", [source, shape], [one], front.name))
+        source = one
+    selected = [-1 - k for k in range(flat.ndim)]
+    made = [*range(axis), *selected, *range(axis + count, len(whole))]
+    given = [*selected, *there[count:]]
+    pick.CopyFrom(helper.make_node("Gather", [source, order], [name], pick.name, axis=axis))
+    perm = [made.index(given[d]) for d in again]
+    back.CopyFrom(helper.make_node("Transpose", [name], back.output, back.name, perm=perm))
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

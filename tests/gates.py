@@ -159,7 +159,8 @@ GATES: dict[str, tuple[str, str, str]] = {  # lines, what took every position, w
     "of keys and values, with their sum (EfficientViT)": (
         """t = Reshape (c, row) u = Transpose <perm = [0, 2, 1]> (t) q = Softplus (u) k = Softplus (t)
            p = Pad (u, last, unit) e = MatMul (k, p) y = MatMul (q, e) a = Slice (y, i0, i4, i2)
-           b = Slice (y, i4, i5, i2) d = Div (a, b) z = Transpose <perm = [0, 2, 1]> (d) m = Reshape (z, grid)""",
+           b = Slice (y, i4, i5, i2) d = Div (a, b) z = Transpose <perm = [0, 2, 1]> (d)
+           m = Reshape (z, grid)""",
         "MatMul 'e'",
         "MatMul 'y'",
     ),

@@ -130,6 +130,33 @@ def test_a_selection_of_features_is_a_gather() -> None:
     assert_lifted(net(lines, "float[5,72] w, float[5] b", out="float[1,3] scores"))
 
 
+OVERLAPPING = (
+    "p = Constant <value = int64[2,2,3,2,2] {0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 1, 0, 1, 1, 1, 2, "
+    "1, 3, 1, 4, 1, 5, 2, 0, 2, 1, 2, 2, 2, 3, 2, 4, -2, 5, 3, 0, 3, 1, 3, -4, 3, 3, 3, 4, 3, 5}> () "
+)
+
+
+def test_an_adaptive_pool_spelled_by_places_is_lifted() -> None:
+    """Both dims of space move to the front, each output's cells are selected, and their mean is taken."""
+    lines = (
+        f"{OVERLAPPING} i = Transpose <perm = [2, 3, 0, 1]> (map) j = GatherND (i, p) "
+        "k = Transpose <perm = [4, 5, 0, 1, 2, 3]> (j) m = ReduceMean <axes = [3, 5], keepdims = 0> (k) "
+        "f = Flatten (m) scores = Gemm <transB = 1> (f, w, b)"
+    )
+    assert_lifted(net(lines, "float[5,18] w, float[5] b"))
+
+
+def test_a_selection_from_space_that_something_else_reads_too_is_refused() -> None:
+    lines = (
+        f"{OVERLAPPING} i = Transpose <perm = [2, 3, 0, 1]> (map) j = GatherND (i, p) "
+        "k = Transpose <perm = [4, 5, 0, 1, 2, 3]> (j) "
+        "m = ReduceMean <axes = [2, 3, 4, 5], keepdims = 0> (k) "
+        "n = ReduceMean <axes = [0, 1], keepdims = 0> (i) o = Add (m, n) scores = Gemm <transB = 1> (o, w, b)"
+    )
+    with pytest.raises(surgery.Refused, match=r"GatherND 'j'.* places counted through the whole tensor"):
+        surgery.convert(net(lines, "float[5,3] w, float[5] b"))
+
+
 def test_a_selection_that_is_also_an_output_stays_as_it_is() -> None:
     head = f"{AFTER} scores = Gemm <transB = 1> (f, w, b)"
     model = net(f"{ORDER} {SWAP} {head}", "float[5,72] w, float[5] b", trunk="")
