@@ -89,6 +89,15 @@ PRODUCTS = {
         "c = ConvInteger (q, w, z) d = Cast <to = 1> (c) scores = Flatten (d)",
         "int8[5,3,4,6] w",
     ),
+    **{
+        f"QLinearSoftmax of opset {opset}, its axis left out": (
+            "m = QLinearMatMul (f, s, z, w, ws, wz, ys, yz) "
+            f"p = com.microsoft.QLinearSoftmax <opset = {opset}> (m, ys, yz, ps, z) "
+            "scores = DequantizeLinear (p, ps, z)",
+            "int8[72,5] w, float ws, int8 wz, float ys = {0.05}, uint8 yz = {128}, float ps = {0.00390625}",
+        )
+        for opset in (12, 13)
+    },
     "QLinearConv over the window": (
         "c = QLinearConv (q, s, z, w, ws, wz, ys, yz, b) d = DequantizeLinear (c, ys, yz) scores = "
         "Flatten (d)",

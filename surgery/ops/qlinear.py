@@ -105,8 +105,10 @@ def concat_features(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
 def softmax(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     """Softmax over one feature dim at every position."""
     x, rank = materialize(build, inputs[0]), len(op.in_shape())
-    axis = int(op.attr("axis") or 0) % rank
-    if axis == 0 or (int(op.attr("opset")) < 13 and prod(x.shape[axis:]) != 1):
+    old = int(op.attr("opset")) < 13  # as the standard's Softmax of that opset, its default axis included
+    named = op.attr("axis")
+    axis = ((1 if old else -1) if named is None else int(named)) % rank
+    if axis == 0 or (old and prod(x.shape[axis:]) != 1):
         raise NoRule("it normalises over the batch, or over several dims together")
     tensor, _, at = focus(build, x, axis - 1)
     attrs = {**op.node.attrs, "axis": at + 1, "opset": 13}
