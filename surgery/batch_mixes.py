@@ -9,10 +9,10 @@ from surgery.graph import Op
 from surgery.ops.normalize import SOFT
 from surgery.ops.reduce import ARGS, REDUCTIONS, axes_of
 from surgery.ops.window import POOLS
+from surgery.shapes import COUNTING
 
 OVER_MAPS = ("Conv", "ConvInteger", "ConvTranspose", "QLinearConv", *POOLS)
 OVER_CHANNELS = ("LRN", "DepthToSpace", "SpaceToDepth")
-COUNTING = ("NonZero", "Unique", "Compress", "NonMaxSuppression")
 
 
 # ------------------------------------------------------------------ several values together

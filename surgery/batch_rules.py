@@ -175,6 +175,24 @@ def along(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
     return place
 
 
+@batching.rule("ScatterElements")
+def scatter(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
+    """Along another dim, into every sample; constants are repeated for each."""
+    if int(op.attr("axis")) % len(op.out_shape()) == place.dim:
+        raise refuse(op, "works along the batch", NAMED)
+    for k in range(len(op.inputs)):
+        b.widen(op, k, place.dim, i)
+    return place
+
+
+@batching.rule("ScatterND")
+def scatter_nd(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
+    """It names the first dims of places, the batch among them."""
+    if place.dim < op.in_shape(1)[-1]:
+        raise refuse(op, "writes to places counted through the batch")
+    return place if i == 0 else None
+
+
 @batching.rule("OneHot")
 def one_hot(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
     """A dim more, at its axis."""

@@ -154,7 +154,8 @@ def refuse_stride(op: Op, why: str) -> Refused:
 def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
     """A constant as large as the window that is the same at every position keeps one of them.
 
-    Beside a map (Concat) it is laid out over the map's positions, and so is a gate.
+    So does one that is the same for every image of a batch. Beside a map (Concat) it is laid out over the
+    map's positions, and so is a gate.
     """
     if op.kind not in (*BINARY, "Concat"):
         return
@@ -164,6 +165,8 @@ def narrow_constants(build: Builder, op: Op, trunk: Trunk) -> None:
         value = op.value(i)
         lead = 0 if value is None else len(m.shape) - value.ndim
         wide = [] if value is None else [a - lead for a in m.axes if a >= lead and value.shape[a - lead] > 1]
+        if value is not None and not lead and isinstance(m, Map) and len(value) > 1:
+            wide += [0] if (value == value[:1]).all() else []
         for axis in wide:
             value = None if value is None else value.take([0], axis)
         if wide and value is not None:

@@ -22,6 +22,7 @@ from surgery.session import Session, beside, noise
 SHAPE_OPS = ("Shape", "Size")
 RENAMING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 WINDOWED = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool")
+COUNTING = ("NonZero", "Unique", "Compress", "NonMaxSuppression")  # their size depends on the data
 RANDOM_OPS = (
     "RandomNormal",
     "RandomUniform",
@@ -235,9 +236,12 @@ def static_tensors(graph: onnx.GraphProto, image: str) -> set[str]:
     """The tensors that depend on weights and on shapes, and on no pixel."""
     moving = {v.name for v in graph.input} | {image}
     static = {t.name for t in graph.initializer}
+    counted: set[str] = set()  # what has as many values as the pixels say, and all that is made of it
     for node in graph.node:
         reads = set(node.input) | captured(node)
-        still = node.op_type in SHAPE_OPS or not (reads & moving)
+        if reads & counted or (node.op_type in COUNTING and reads & moving):
+            counted.update(node.output)
+        still = (node.op_type in SHAPE_OPS and not reads & counted) or not (reads & moving)
         (static if still else moving).update(o for o in node.output if o)
     return static
 

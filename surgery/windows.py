@@ -24,6 +24,7 @@ from surgery.head import Geometry, Head
 from surgery.layout import Layout, check_memory, check_request, lay_out, notes
 from surgery.lift import Row
 from surgery.memory import peak
+from surgery.mixing import first_mixing
 from surgery.model import Model, dims_of, from_graph, to_graph
 from surgery.oracle import Original
 from surgery.proof import Progress, Proof
@@ -112,6 +113,8 @@ def convert_exactly(
         progress=progress,
     )
     refuse_baked_batch(shown)
+    if not shown.passed:
+        refuse_mixing(analysis.model, analysis.facts)
     return result, shown
 
 
@@ -173,6 +176,21 @@ def refuse_baked_batch(shown: Proof) -> None:
                 f"{check.note}. Export the model with a dynamic batch.",
                 why="its batch is baked in",
             )
+
+
+def refuse_mixing(model: Model, facts: Facts) -> None:
+    """Raise Refused where the original itself answers for an image by others of its batch."""
+    node = first_mixing(model, facts)
+    if node is not None:
+        name = node.name or node.output[0]
+        why = "what it gives for an image depends on the other images of the batch"
+        raise Refused(
+            f"--exact: {node.op_type} {name!r}: {why}, and windows run as a batch. Run the model window by "
+            "window, or replace the op.",
+            node=name,
+            op=node.op_type,
+            why=why,
+        )
 
 
 def inspect_exactly(

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import strides
 from done import convert
+from small import filled, integers
 
 import surgery
 
@@ -61,6 +62,13 @@ KEPT: dict[str, tuple[int, str]] = {
         ints("to", "{B}", 4, 9)
         + "e = Expand (wr, to) t = Transpose <perm = [0, 3, 2, 1]> (b) "
         + 'map = Einsum <equation = "nwhc,nch->nchw"> (t, e)',
+    ),
+    "values written to channels": (
+        17,
+        ints("to", "{B}", 1, 9, 10)
+        + "two = Constant <value = int64[1, 1, 1, 1] {2}> () at = Expand (two, to) "
+        + "half = Constant <value = float[1, 1, 1, 1] {0.5}> () u = Expand (half, to) "
+        + "map = ScatterElements <axis = 1> (b, at, u)",
     ),
     "a constant beside each sample": (
         17,
@@ -164,6 +172,13 @@ MIXED: dict[str, tuple[int, str, str]] = {
         "k = Concat <axis = 1> (b, beside) " + ints("c", 0, 1, 2, 5) + "map = Gather <axis = 1> (k, c)",
         "Concat 'k': it holds a constant that differs from sample to sample, so windows cannot be a batch",
     ),
+    "values written by place": (
+        18,
+        "at = Constant <value = int64[2, 2] {0, 1, 3, 2}> () u = Constant <value = float[2, 9, 10] {"
+        + ", ".join(["0.5"] * 180)
+        + "}> () map = ScatterND (b, at, u)",
+        "ScatterND 'map': it writes to places counted through the batch, so windows cannot be a batch",
+    ),
     "as many values as the data say": (
         17,
         "n = NonZero (b) f = Cast <to = 1> (n) m = ReduceMean (f) map = Mul (b, m)",
@@ -179,3 +194,21 @@ def test_samples_that_would_mix(name: str) -> None:
     with pytest.raises(surgery.Refused, match=re.escape(words)) as refused:
         surgery.convert(net(lines, opset, 4), **options)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_op_without_a_rule_that_mixes_samples_is_found(batch: int) -> None:
+    lines = GAP.replace(
+        "Gemm <transB = 1> (folded, wh)", "com.microsoft.DynamicQuantizeMatMul (folded, q, s)"
+    )
+    body = f"{STEM}map = Relu (b) {lines}"
+    model = nets.parse(
+        f'<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]> net (float[{batch},2,18,19] image) => '
+        f"(float[{batch},5] scores) <float[4,2,3,3] w1, int8[4,5] q, float s = {{0.01}}> {{ {body} }}"
+    )
+    words = (
+        "--exact: DynamicQuantizeMatMul 'scores': what it gives for an image depends on the other images of "
+        "the batch, and windows run as a batch. Run the model window by window, or replace the op."
+    )
+    with pytest.raises(surgery.Refused, match=re.escape(words)):
+        surgery.convert(filled(model, q=integers((4, 5))), exact=True, sizes=[(25, 24)], stride=3)

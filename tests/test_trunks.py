@@ -157,3 +157,23 @@ def test_a_row_of_positions_is_squeezed(squeezed: str) -> None:
         lines, "float[5,3] w", trunk=trunk_lines, trunk_weights="float[3,2,3,3] w0, float[3] b0"
     )
     heads.assert_lifted(model)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_constant_of_the_windows_size_for_every_image_of_a_batch(batch: int) -> None:
+    lines = f"""{DOWN} sh = Shape (c) k = ConstantOfShape <value = float[1] {{0.7}}> (sh)
+                z = Concat <axis = 1> (c, k) map = Conv (z, w48)"""
+    model = net(lines, named(lines, DECLARED), 4, image=f"float[{batch},2,17,23] image")
+    done = convert(model)
+    assert done.result.verdict == "exact"
+    image = np.concatenate([law.random_image(model, (21, 25), seed=s) for s in range(3)])
+    alone = np.concatenate([law.run(done.proto, image[n : n + 1])["scores"] for n in range(3)])
+    law.assert_close(law.run(done.proto, image)["scores"], alone, "a batch of three")
+
+
+def test_what_is_counted_from_the_data_is_no_constant() -> None:
+    lines = f"""{DOWN} n = NonZero (c) sh = Shape (n) k = Gather (sh, second) f = Cast <to = 1> (k)
+                x = Mul (c, f) map = Conv (x, w44)"""
+    model = net(lines, named(lines, DECLARED), 4)
+    with pytest.raises(surgery.Refused, match=r"NonZero 'n'.*the size of what it gives depends on the data"):
+        surgery.convert(model)
