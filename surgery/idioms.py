@@ -113,6 +113,7 @@ def _selections(
     torch's newer exporter writes `x[:, [2, 1, 0]]` so, and an adaptive pool whose parts overlap: dims moved
     to the front, selected from, moved back. Several dims become one before. Returns whether there was one.
     """
+    _part_fronts(graph, values)
     makers = {o: node for node in graph.node for o in node.output}
     read = Counter(i for node in graph.node for i in node.input)
     read.update(o.name for o in graph.output)
@@ -138,6 +139,25 @@ def _selections(
     for front in dead:
         graph.node.remove(front)
     return taken
+
+
+def _part_fronts(graph: onnx.GraphProto, values: Mapping[str, Any]) -> None:
+    """Give every GatherND of several dims a Transpose of its own, in place: pools of a pyramid share one."""
+    makers = {o: (i, node) for i, node in enumerate(graph.node) for o in node.output}
+    read = Counter(i for node in graph.node for i in node.input)
+    shared = [n for n in graph.node if n.op_type == "GatherND" and read[n.input[0]] > 1]
+    for pick in shared:
+        at, front = makers.get(pick.input[0], (0, None))
+        places = values.get(pick.input[1])
+        if front is None or front.op_type != "Transpose" or places is None or places.shape[-1] < 2:
+            continue
+        own = f"{pick.output[0]}/front"
+        copy = helper.make_node("Transpose", front.input, [own], own)
+        copy.attribute.extend(front.attribute)
+        read[pick.input[0]] -= 1
+        pick.input[0] = own
+        graph.node.insert(at, copy)
+        makers = {o: (i, node) for i, node in enumerate(graph.node) for o in node.output}
 
 
 def _select(

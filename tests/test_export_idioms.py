@@ -146,15 +146,25 @@ def test_an_adaptive_pool_spelled_by_places_is_lifted() -> None:
     assert_lifted(net(lines, "float[5,18] w, float[5] b"))
 
 
-def test_a_selection_from_space_that_something_else_reads_too_is_refused() -> None:
+def test_a_selection_from_space_that_something_else_reads_too() -> None:
     lines = (
         f"{OVERLAPPING} i = Transpose <perm = [2, 3, 0, 1]> (map) j = GatherND (i, p) "
         "k = Transpose <perm = [4, 5, 0, 1, 2, 3]> (j) "
         "m = ReduceMean <axes = [2, 3, 4, 5], keepdims = 0> (k) "
         "n = ReduceMean <axes = [0, 1], keepdims = 0> (i) o = Add (m, n) scores = Gemm <transB = 1> (o, w, b)"
     )
-    with pytest.raises(surgery.Refused, match=r"GatherND 'j'.* places counted through the whole tensor"):
-        surgery.convert(net(lines, "float[5,3] w, float[5] b"))
+    assert_lifted(net(lines, "float[5,3] w, float[5] b"))
+
+
+def test_adaptive_pools_of_a_pyramid_share_what_they_select_from() -> None:
+    lines = (
+        f"{OVERLAPPING} r = Constant <value = int64[2,1,2,2] {{0, 1, 2, 3, 1, 5, 3, 0}}> () "
+        "i = Transpose <perm = [2, 3, 0, 1]> (map) j = GatherND (i, p) l = GatherND (i, r) "
+        "k = Transpose <perm = [4, 5, 0, 1, 2, 3]> (j) m = ReduceMean <axes = [3, 5], keepdims = 0> (k) "
+        "n = Transpose <perm = [3, 4, 0, 1, 2]> (l) f = Flatten (m) g = Flatten (n) "
+        "h = Concat <axis = 1> (f, g) scores = Gemm <transB = 1> (h, w, b)"
+    )
+    assert_lifted(net(lines, "float[5,30] w, float[5] b"))
 
 
 def test_a_selection_that_is_also_an_output_stays_as_it_is() -> None:
