@@ -12,6 +12,7 @@ from surgery.model import Model, from_graph
 from surgery.ops.normalize import SOFT, soft_axes
 from surgery.ops.reduce import ARGS, REDUCTIONS, axes_of
 from surgery.ops.shape import RESHAPES, permutation
+from surgery.proof import tolerance_for
 from surgery.rebatch_ops import RULES, NoBatch, Region
 from surgery.session import Session
 from surgery.shapes import SHAPE_OPS, Facts, feeds_for
@@ -105,8 +106,9 @@ def _same_answers(source: Model, made: Model, facts: Facts) -> bool:
     """Whether both give the same at the window, but for the batch."""
     feeds = feeds_for(source, source.image, facts.shape)
     want, got = (Session(m.proto, optimize=False).run(feeds) for m in (source, made))
+    near = tolerance_for(source.proto, None)
     return all(
         value.size == got[name].size
-        and np.allclose(got[name].ravel(), value.ravel(), rtol=1e-4, atol=1e-5, equal_nan=True)
+        and np.allclose(got[name].ravel(), value.ravel(), rtol=near, atol=near / 10, equal_nan=True)
         for name, value in want.items()
     )

@@ -39,6 +39,14 @@ HALVES = {
     "a whole net with a pool": halved(
         net("p = GlobalAveragePool (map) f = Flatten (p) scores = Gemm (f, v)", "float[3,5] v", opset=13)
     ),
+    "a whole net that gives its batch up": halved(
+        net(
+            "s = [-1] f = Reshape (map, s) h = MatMul (f, w) scores = Add (b, h)",
+            FC,
+            opset=13,
+            out="float[5] scores",
+        )
+    ),
     "a head": net(
         "c = Cast <to = 10> (map) f = Flatten (c) h = Gemm (f, w, b) scores = Cast <to = 1> (h)",
         "float16[72,5] w, float16[5] b",
