@@ -41,7 +41,7 @@ class Findings:
     never: list[tuple[Op, Reason]] = field(default_factory=list)
     ends: dict[str, Reason] = field(default_factory=dict)
     unknown: dict[str, Reason] = field(default_factory=dict)
-    _closed: dict[int, bool] = field(default_factory=dict)
+    _kept: dict[int, frozenset[int] | None] = field(default_factory=dict)
 
     def value(self, name: str) -> Any:
         """A map, a packed tensor or a constant; None for any other."""
@@ -78,13 +78,16 @@ class Findings:
 
     def closed(self, name: str) -> bool:
         """Whether a tensor behind the trunk holds no position any more, one of a single cell included."""
+        return self._held(name) == frozenset()
+
+    def _held(self, name: str) -> frozenset[int] | None:
+        """The dims of a tensor behind the trunk that still hold positions; None where that is not known."""
         op = self.behind[name]
-        if id(op) not in self._closed:
+        if id(op) not in self._kept:
             known = self.known(op)
-            takes = takes_all(op, known) if known else True
-            inner = [n for n in op.inputs if n in self.behind and self.behind[n] is not op]
-            self._closed[id(op)] = takes and all(self.closed(n) for n in inner)
-        return self._closed[id(op)]
+            inner = [self._held(n) for n in op.inputs if n in self.behind and self.behind[n] is not op]
+            self._kept[id(op)] = held_by(op, known, inner)
+        return self._kept[id(op)]
 
     def _of_all(self, name: str) -> bool:
         """Whether a tensor behind the trunk has no batch: a scale of all images together."""
@@ -116,6 +119,34 @@ def _regrouped(lean: tuple[int, ...], homes: Sequence[int | None], shape: tuple[
     """A shape in which a dim that was laid out, and stays a dim of its own, is the 1 it was."""
     laid = {home for size, home in zip(lean, homes, strict=True) if size == 1}
     return tuple(1 if d in laid else size for d, size in enumerate(shape))
+
+
+def held_by(
+    op: Op, known: Sequence[Map | Packed], inner: Sequence[frozenset[int] | None]
+) -> frozenset[int] | None:
+    """The dims of what an op behind the trunk makes that hold positions, by those of what it reads.
+
+    Positions may be taken together axis by axis: rows first, then what is left of them.
+    """
+    whole = not known or takes_all(op, known)
+    if whole and all(dims == frozenset() for dims in inner):
+        return frozenset()
+    if len(known) + len(inner) != 1:
+        return None
+    held = frozenset(known[0].axes) if known else inner[0]
+    if held is None or (op.kind in REDUCTIONS and 0 in axes_of(op)):
+        return None
+    if op.kind in REDUCTIONS:
+        axes = set(axes_of(op))
+        gone = {d: 0 if op.attr("keepdims") else sum(a < d for a in axes) for d in held}
+        return frozenset(d - gone[d] for d in held - axes)
+    if known or op.kind not in (*UNARY, "Squeeze", "Unsqueeze"):
+        return None  # a Reshape says how many positions there are
+    if op.kind in UNARY:
+        return held
+    homes = homes_of(op, op.in_shape(), op.out_shape())
+    kept = [homes[d] for d in held]
+    return frozenset(d for d in kept if d is not None) if None not in kept else None
 
 
 def takes_all(op: Op, known: Sequence[Map | Packed]) -> bool:

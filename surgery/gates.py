@@ -11,8 +11,8 @@ from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.ops.pointwise import BINARY, UNARY
 from surgery.ops.reduce import GLOBAL_POOLS
-from surgery.ops.shape import RESHAPES, follow_dims
-from surgery.unbake import free_reshape, name_squeezed, take_over
+from surgery.ops.shape import RESHAPES, follow_dims, free_expand
+from surgery.unbake import free_reshape, name_squeezed, seen, take_over
 
 MEETING = (*UNARY, *BINARY, *RESHAPES, *SPREADS, "Concat")  # dims stay, or meet those of a map
 GLOBAL = {pool: whole for whole, pool in GLOBAL_POOLS.items()}
@@ -23,6 +23,8 @@ def free_gate(build: Builder, op: Op, trunk: Trunk) -> list[str]:
 
     Raises Refused where it has no batch of its own.
     """
+    if op.outputs[0] in trunk.packed and op.kind == "Expand":
+        return free_expand(op, seen(trunk, op.inputs[0]), build)
     if op.outputs[0] in trunk.packed:
         return free_reshape(build, op, trunk)
     if not any(n in trunk.maps or n in trunk.packed for n in op.inputs):

@@ -11,6 +11,7 @@ from surgery.field import Axis, Stretch
 from surgery.rules import Map, NoRule, Table
 
 BATCH, FEATURES, CELLS, CONTEXT = "batch", "features", "cells", "context"
+PLACES = (BATCH, CELLS, CONTEXT)  # as many as there are images, or positions
 
 
 @dataclass(frozen=True, eq=False)

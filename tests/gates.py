@@ -18,8 +18,8 @@ DECLARED = (
     "int64[4] back = {1, 4, 1, 1}, int64[3] groups = {1, 2, -1}, int64[3] groups0 = {0, 2, -1}, "
     "int64[4] heads = {1, 2, 2, 88}, int64[4] rows = {1, 1, 4, 88}, int64[3] one = {1, 1, 88}, "
     "int64[4] times = {1, 1, 8, 11}, int64[5] grouped = {1, 2, 2, 8, 11}, int64[5] again = {1, 1, 2, 8, 11}, "
-    "int64[6] last = {0, 0, 0, 0, 0, 1}, float unit = {1}, int64[1] i0 = {0}, int64[1] i2 = {2}, "
-    "int64[1] i4 = {4}, int64[1] i5 = {5}"
+    "int64[3] tokens = {1, 88, 4}, int64[6] last = {0, 0, 0, 0, 0, 1}, float unit = {1}, "
+    "int64[1] i0 = {0}, int64[1] i2 = {2}, int64[1] i4 = {4}, int64[1] i5 = {5}"
 )
 
 
@@ -55,6 +55,17 @@ GATES: dict[str, tuple[str, str, str]] = {  # lines, what took every position, w
     "by a norm of the whole map": (
         f"g = LpPool <kernel_shape = [8, 11], p = 3> (c) {SQUEEZED}",
         "LpPool 'g'",
+        "Mul 'm'",
+    ),
+    "by rows, then columns": (
+        "h = ReduceMean[3] (c) r = Relu (h) g = ReduceMax[2] (r) s = Sigmoid (g) m = Mul (c, s)",
+        "ReduceMean 'h'",
+        "Mul 'm'",
+    ),
+    "by rows, then columns, without their dims": (
+        """h = ReduceMean[2] <keepdims = 0> (c) g = ReduceMean[2] <keepdims = 0> (h) u = Unsqueeze[2, 3] (g)
+           m = Mul (c, u)""",
+        "ReduceMean 'h'",
         "Mul 'm'",
     ),
     "by a row of positions": (
@@ -201,6 +212,13 @@ MIXING: dict[str, tuple[str, str]] = {  # lines, the node with its reason
         """k = Reshape (c, heads) q = Transpose <perm = [0, 1, 3, 2]> (k) f = MatMul (q, k)
            a = Softmax <axis = -1> (f) y = MatMul (a, q) z = Transpose <perm = [0, 1, 3, 2]> (y)
            x = Reshape (z, grid) m = Add (x, c)""",
+        ATTENTION,
+    ),
+    "attention of unit vectors": (
+        """k = Conv (c, w44) t = Reshape (k, row) q = Transpose <perm = [0, 2, 1]> (t) n = ReduceL2[2] (q)
+           e = Expand (n, tokens) u = Div (q, e) p = Reshape (c, row) f = MatMul (u, p)
+           a = Softmax <axis = -1> (f) v = Transpose <perm = [0, 2, 1]> (p) y = MatMul (a, v)
+           z = Transpose <perm = [0, 2, 1]> (y) x = Reshape (z, grid) m = Add (x, c)""",
         ATTENTION,
     ),
     "attention for all alike (GCNet)": (

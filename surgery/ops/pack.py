@@ -1,4 +1,4 @@
-"""What ops do to trunk tensors whose dims hold several things: rows of positions, attention, moved batch."""
+"""What ops do to trunk tensors whose dims hold several things: rows of positions, a batch that moved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ from surgery.ops.pad import pads_of
 from surgery.ops.pointwise import BINARY, UNARY
 from surgery.ops.reduce import ARGS, REDUCTIONS, axes_of
 from surgery.ops.shape import RESHAPES, homes_of, permutation
-from surgery.packed import BATCH, CELLS, CONTEXT, Dim, Never, Packed, Part, holds, packed, regroup, same, size
+from surgery.packed import (
+    BATCH,
+    CELLS,
+    CONTEXT,
+    PLACES,
+    Dim,
+    Never,
+    Packed,
+    Part,
+    holds,
+    packed,
+    regroup,
+    same,
+    size,
+)
 from surgery.rules import Array, EndsTrunk, Mixes, NoRule
 
 WHOLE_IMAGE = "it takes its statistics from the whole image"
@@ -40,7 +54,7 @@ def _other_units(op: Op, x: Packed) -> Packed:
     for home, dim in zip(homes, x.dims, strict=True):
         if home is not None:
             dims[home] = dim
-        elif holds(dim, BATCH, CELLS, CONTEXT):
+        elif holds(dim, *PLACES):
             raise EndsTrunk("it takes out a dim that holds positions, or the batch")
     return replace(x, dims=tuple(dims))
 
@@ -74,25 +88,27 @@ def value_by_value(op: Op, inputs: list[Any]) -> Packed:
     joined = _joined([x for x in inputs if isinstance(x, Packed)], shape)
     for value in inputs:
         if isinstance(value, np.ndarray):
-            _check_uniform(value, joined)
+            check_uniform(value, joined)
     return joined
 
 
 def _joined(several: list[Packed], shape: tuple[int, ...]) -> Packed:
     dims: list[Dim] = []
     for d in range(-len(shape), 0):
-        held = [x.dims[d] for x in several if len(x.dims) >= -d and _wide(x.dims[d])]
+        held = [x.dims[d] for x in several if len(x.dims) >= -d and wide(x.dims[d])]
         if any(not same(held[0], dim) for dim in held[1:]):
             raise NoRule("its inputs hold different things in the same dim")
         dims.append(held[0] if held else (() if shape[d] == 1 else (Part(shape[d]),)))
-    return Packed(tuple(dims), _geometry(several))
+    return Packed(tuple(dims), met_geometry(several))
 
 
-def _wide(dim: Dim) -> bool:
-    return size(dim) > 1 or holds(dim, BATCH, CELLS, CONTEXT)
+def wide(dim: Dim) -> bool:
+    """Whether a dim is more than a 1 to be broadcast."""
+    return size(dim) > 1 or holds(dim, *PLACES)
 
 
-def _geometry(several: list[Packed]) -> tuple[Axis, ...]:
+def met_geometry(several: list[Packed]) -> tuple[Axis, ...]:
+    """What is known of each axis of tensors that meet; raises NoRule where they lie on other grids."""
     geometry = several[0].geometry
     for other in several[1:]:
         try:
@@ -102,7 +118,7 @@ def _geometry(several: list[Packed]) -> tuple[Axis, ...]:
     return geometry
 
 
-def _check_uniform(value: Array, x: Packed) -> None:
+def check_uniform(value: Array, x: Packed) -> None:
     """Raise where a constant differs from position to position inside the window."""
     for d in x.axes:
         inside = d - len(x.dims) + value.ndim
@@ -129,7 +145,7 @@ def soft(op: Op, inputs: list[Any]) -> Packed:
 def by_channel(op: Op, inputs: list[Any]) -> Packed:
     """Per feature of dim 1; an InstanceNormalization takes all that lies behind together."""
     x = _only(inputs)
-    if holds(x.dims[1], BATCH, CELLS, CONTEXT) or not holds(x.dims[0], BATCH) or len(x.dims[0]) != 1:
+    if holds(x.dims[1], *PLACES) or not holds(x.dims[0], BATCH) or len(x.dims[0]) != 1:
         raise NoRule("its channels are positions, or images of the batch")
     if op.kind == "InstanceNormalization" and any(holds(dim, CELLS, CONTEXT) for dim in x.dims[2:]):
         raise Mixes(WHOLE_IMAGE, x)
@@ -148,7 +164,7 @@ def last_dims(op: Op, inputs: list[Any]) -> Packed:
         return x
     for value in inputs[1:]:
         if isinstance(value, np.ndarray):
-            _check_uniform(value, x)
+            check_uniform(value, x)
     raise Mixes(WHOLE_IMAGE, x)
 
 
@@ -192,10 +208,21 @@ def more_features(op: Op, inputs: list[Any]) -> Packed:
     """Features more at every position."""
     x = _only(inputs)
     added = [d for d, pads in enumerate(pads_of(op)) if any(pads)]
-    if any(holds(x.dims[d], BATCH, CELLS, CONTEXT) for d in added):
+    if any(holds(x.dims[d], *PLACES) for d in added):
         raise EndsTrunk("it adds to positions that lie in one row, or to the batch")
     shape = op.out_shape()
     return replace(x, dims=tuple((Part(shape[d]),) if d in added else dim for d, dim in enumerate(x.dims)))
+
+
+@packed.rule("Expand", "Tile")
+def repeated(op: Op, inputs: list[Any]) -> Packed:
+    """Features may be repeated; positions may not."""
+    x, shape = _only(inputs), op.out_shape()
+    same_rank = len(shape) == len(x.dims)
+    if not same_rank or any(n != size(d) and holds(d, *PLACES) for n, d in zip(shape, x.dims, strict=True)):
+        raise EndsTrunk("it repeats what it reads to a size that the window fixes")
+    kept = (d if n == size(d) else (Part(n),) for n, d in zip(shape, x.dims, strict=True))
+    return replace(x, dims=tuple(kept))
 
 
 @packed.rule("Split", "Slice", "Gather")
@@ -203,7 +230,7 @@ def part(op: Op, inputs: list[Any]) -> list[Packed]:
     """A part of the features, at every position."""
     x = _only(inputs)
     axes = taken_axes(op)
-    if any(holds(x.dims[a], BATCH, CELLS, CONTEXT) for a in axes):
+    if any(holds(x.dims[a], *PLACES) for a in axes):
         raise EndsTrunk("it takes a part of the positions, or of the batch")
     outs = []
     for i in range(len(op.outputs)):
@@ -215,94 +242,6 @@ def part(op: Op, inputs: list[Any]) -> list[Packed]:
             cut = [(Part(shape[d]),) if d in axes else dim for d, dim in enumerate(x.dims)]
             outs.append(replace(x, dims=tuple(cut)))
     return outs
-
-
-@packed.rule("MatMul")
-def products(op: Op, inputs: list[Any]) -> Packed:
-    """Over features it keeps the positions; of two tensors of positions it is attention, and mixes them."""
-    left, right = (_matrix(x, op.in_shape(i)) for i, x in enumerate(inputs))
-    shape = op.out_shape()
-    rows, inner, other, cols = left.dims[-2], left.dims[-1], right.dims[-2], right.dims[-1]
-    both = [x for x in (left, right) if x.geometry]
-    lead = _lead(left, right, shape[:-2])
-    alone = any(isinstance(x, np.ndarray) for x in inputs)
-    if any(holds(dim, BATCH) for dim in ((inner, other) if alone else (rows, inner, other, cols))):
-        raise NoRule("it multiplies images of the batch with each other")
-    sized = [holds(dim, CELLS, CONTEXT) for dim in (inner, other)]
-    if not any(sized):
-        if len(both) == 2 and holds(rows, CELLS) and holds(cols, CELLS):
-            cols = tuple(_context(p, right.geometry) for p in cols)
-            made = Packed((*lead, rows, cols), left.geometry)
-            raise Mixes("it multiplies every position with every other (attention)", made)
-        return Packed((*lead, rows, cols), _geometry(both))
-    if not all(sized):
-        matrix = next((list(x.shape) for x in (left, right) if not x.geometry), "")
-        raise NoRule(f"it multiplies over positions, and its other side {matrix} fixes how many there are")
-    if holds(inner, CELLS) and holds(other, CELLS):
-        raise EndsTrunk("it sums over every position")
-    seen, weighted = (left, right) if holds(inner, CONTEXT) else (right, left)
-    own = weighted.dims[-2] if weighted is right else weighted.dims[-1]
-    ctx = seen.dims[-1] if seen is left else seen.dims[-2]
-    if not _same_cells(ctx, own, weighted.geometry):
-        raise NoRule("it multiplies over positions of two different grids")
-    made = Packed((*lead, rows, cols), seen.geometry)
-    raise Mixes("it sums over all positions for every one (attention)", made)
-
-
-@packed.rule("Gemm")
-def product(op: Op, inputs: list[Any]) -> Packed:
-    """Over features it keeps the positions, which lie in one row with the batch."""
-    if len(inputs) < 2 or not isinstance(inputs[1], np.ndarray) or op.attr("transA"):
-        raise EndsTrunk("it multiplies by a matrix that depends on the image, or turns positions to features")
-    x, bias = inputs[0], inputs[2] if len(inputs) > 2 else None
-    if x is None or holds(x.dims[1], BATCH, CELLS, CONTEXT):
-        raise EndsTrunk("it multiplies over positions")
-    made: Packed = replace(x, dims=(x.dims[0], (Part(op.out_shape()[1]),)))
-    if isinstance(bias, np.ndarray):
-        _check_uniform(bias, made)
-    elif bias is not None or (len(op.inputs) > 2 and op.inputs[2]):
-        raise EndsTrunk("its bias depends on the image")
-    return made
-
-
-def _matrix(x: Any, shape: tuple[int, ...]) -> Packed:
-    """An operand by what its dims hold; one without positions has no geometry."""
-    if isinstance(x, Packed) and len(shape) > 1:
-        return x
-    if len(shape) < 2:
-        raise EndsTrunk("it multiplies by a vector")
-    dims = [(Part(n),) for n in shape]
-    if x is None and len(shape) > 2:
-        dims[0] = (Part(shape[0], BATCH),)
-    return Packed(tuple(dims), ())
-
-
-def _lead(left: Packed, right: Packed, shape: tuple[int, ...]) -> tuple[Dim, ...]:
-    """The dims before the matrix: those of the operand with positions where the other has none or one."""
-    dims: list[Dim] = []
-    for d in range(-len(shape), 0):
-        held = [x.dims[d - 2] for x in (left, right) if len(x.dims) >= 2 - d and _wide(x.dims[d - 2])]
-        fits = all(same(held[0], dim) for dim in held[1:])
-        if not fits:
-            raise NoRule("its inputs hold different things in the same dim")
-        dims.append(held[0] if held else ())
-    return tuple(dims)
-
-
-def _context(p: Part, geometry: tuple[Axis, ...]) -> Part:
-    return Part(p.size, CONTEXT, p.axis, geometry[p.axis]) if p.kind == CELLS else p
-
-
-def _same_cells(context: Dim, own: Dim, geometry: tuple[Axis, ...]) -> bool:
-    """Whether a dim holds as context just the cells that another holds as its own, at every size."""
-    if len(context) != len(own):
-        return False
-    for p, q in zip(context, own, strict=True):
-        if p.kind != CONTEXT or q.kind != CELLS or p.axis != q.axis or p.along is None:
-            return False
-        if not np.array_equal(p.along.lengths, geometry[q.axis].lengths):
-            return False
-    return True
 
 
 def _only(inputs: list[Any]) -> Packed:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph import Builder, Op
+from surgery.packed import PLACES, Packed, holds
 from surgery.positions import view
 from surgery.rules import EndsTrunk, Folded, Lifted, Map, NoRule, geometry, lift
 
@@ -98,10 +99,10 @@ def repeat_features(op: Op, inputs: list[Any]) -> Map:
     return x.with_shape(shape)
 
 
-def free_expand(op: Op, m: Map, build: Builder) -> list[str]:
+def free_expand(op: Op, m: Map | Packed, build: Builder) -> list[str]:
     """An Expand leaves the batch and the positions as many as they are."""
-    kept = {0, *m.axes}
-    sizes = [1 if d in kept else n for d, n in enumerate(op.out_shape())]
+    dims = zip(op.out_shape(), Packed.of(m).dims, strict=True)
+    sizes = [1 if holds(dim, *PLACES) else n for n, dim in dims]
     op.node.inputs[1] = build.ints("features", sizes)
     return []
 
