@@ -31,9 +31,9 @@ def rewrite(
         if analysis.trunk.mixing and only_summed_up(analysis.trunk, ops, analysis.facts.outputs):
             reading = replace(reading, reading=(*reading.reading, WHOLE_WINDOWS))
             analysis, graph, ops = analyse(source, window, reading)
-        if analysis.head.verdict == "global" and not allow_global:
-            raise refuse_global(analysis.head)
         analysis, proto, rows, notes = dense.rewrite(analysis, graph, ops, reading)
+        if analysis.head.verdict == "global" and not allow_global:  # behind what --allow-global cannot help
+            raise refuse_global(analysis.head)
         return reading, (analysis, proto, rows, [*_told(source, analysis, reading), *notes])
 
     return plain_first(attempt, options)

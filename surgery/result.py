@@ -66,10 +66,13 @@ def refuse_global(found: Head) -> Refused:
     """The refusal of a net that mixes the whole image."""
     first = found.reasons[0]
     more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
+    kept = "or keep the crops' answers with the exact engine (--exact)"
+    if any(r.op == "DynamicQuantizeLinear" for r in found.reasons):  # one scale for a batch of windows too
+        kept = "or quantize statically (with calibration), or convert the float model"
     return Refused(
         f"verdict global: {first}{more}. In a larger image it would see the whole image in the place of the "
         "window, so the dense answers would not be the crops'. Convert all the same with --allow-global, "
-        "which measures how far they differ, or keep the crops' answers with the exact engine (--exact).",
+        f"which measures how far they differ, {kept}.",
         node=first.node,
         op=first.op,
         why=first.why,

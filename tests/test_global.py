@@ -106,12 +106,26 @@ def test_dynamic_quantisation() -> None:
     lines = """x, xs, xz = DynamicQuantizeLinear (c) y = ConvInteger (x, wi, xz) f = Cast <to = 1> (y)
                k = Mul (xs, wq) map = Mul (f, k)"""
     model = model_of(DOWN + lines)
-    says = "DynamicQuantizeLinear 'x': it takes its scale from the whole image"
+    says = "DynamicQuantizeLinear 'x': it takes its scale from the whole image.* or quantize statically"
     with pytest.raises(surgery.Refused, match=says):
         surgery.convert(model)
     done = convert(model, allow_global=True)
     assert_measured(done)
     assert {r.node for r in done.result.reasons} == {"x"}
+
+
+def test_a_head_that_cannot_be_lifted_says_so_before_the_trunk_that_mixes() -> None:
+    """onnxruntime's quantize_dynamic: --allow-global would be refused at the head, so it is no cure."""
+    lines = """x, xs, xz = DynamicQuantizeLinear (c) y = ConvInteger (x, wi, xz) f = Cast <to = 1> (y)
+               k = Mul (xs, wq) map = Mul (f, k)"""
+    head = """g = GlobalAveragePool (map) e = Flatten (g) q, qs, qz = DynamicQuantizeLinear (e)
+              m = MatMulInteger (q, wm, qz) n = Cast <to = 1> (m) scores = Mul (n, qs)"""
+    model = model_of(f"{DOWN}{lines} {head}", head="")
+    says = "cannot lift DynamicQuantizeLinear 'q'.*Quantize statically"
+    with pytest.raises(surgery.Refused, match=says) as caught:
+        surgery.convert(model)
+    assert "--allow-global" not in str(caught.value)
+    assert surgery.inspect(model).verdict == "refused"
 
 
 def test_spatial_attention_stays_a_map() -> None:
