@@ -111,6 +111,11 @@ PRODUCTS = {
         "0.2, 0.3, 0.1, 0.2}, "
         "int8[5] gz = {0, 1, 2, 3, -4}",
     ),
+    "another scale behind what is flattened": (  # onnxruntime makes one pair of two that stand together
+        "d = DequantizeLinear (q, s, z) h = Flatten (d) e = QuantizeLinear (h, ys, yz) "
+        "g = DequantizeLinear (e, ys, yz) scores = MatMul (g, u)",
+        "float ys = {0.09}, uint8 yz = {3}, float[72,5] u",
+    ),
     "another scale for what is flattened": (
         "d = DequantizeLinear (f, s, z) e = QuantizeLinear (d, ys, yz) g = DequantizeLinear (e, ys, "
         "yz) scores = MatMul (g, u)",
@@ -154,7 +159,7 @@ REFUSALS = {
         "q, s, z = DynamicQuantizeLinear (map) d = DequantizeLinear (q, s, z) c = Conv (d, k) f = "
         "Flatten (c) scores = MatMul (f, w)",
         "float[3,3,2,2] k, float[45,5] w",
-        r"DynamicQuantizeLinear 'q': it takes its scale from the whole image",
+        r"cannot lift DequantizeLinear 'd' -> 'd': its scale depends on the image",
     ),
     "two matrices of the image": (
         f"{U8} u = Unsqueeze[2] (f) v = Unsqueeze[1] (f) m = MatMulInteger (u, v) c = Cast <to = 1> "

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from surgery.graph import Builder, Op
 from surgery.ops.dense import kernels, linear
@@ -66,6 +67,8 @@ def same_scale(build: Builder, op: Op, inputs: list[Any]) -> Any:
     per_tensor = settings[0].size == 1
 
     def apply(tensor: Any) -> Any:
+        if _rescales(op, tensor):
+            tensor = build.emit("Concat", [tensor], {"axis": 1})
         attrs = {k: v for k, v in op.node.attrs.items() if k != "axis" or not per_tensor}
         out = build.emit(op.kind, [tensor, *op.node.inputs[1:]], attrs, domain=op.domain)
         out.dtype = op.facts.dtypes[op.outputs[0]]
@@ -79,6 +82,24 @@ def same_scale(build: Builder, op: Op, inputs: list[Any]) -> Any:
     if _axis(op) == 0:
         raise NoRule("its scale differs from image to image of the batch")
     return Lifted(apply(view(build, x, x.shape)), x.shape, x.shape)
+
+
+def _rescales(op: Op, tensor: Any) -> bool:
+    """Whether a QuantizeLinear comes to stand behind a DequantizeLinear of another scale, and did not before.
+
+    onnxruntime makes one pair of two that stand so (DoubleQDQPairsRemover), and leaves out the rounding of
+    the first; it does not look through a Concat.
+    """
+    own, new = (t.inputs[0] if t.inputs else None for t in (op.node.inputs[0], tensor))
+    if op.kind != "QuantizeLinear" or new is None or new.op != "DequantizeLinear":
+        return False
+    pairs = zip(new.inputs[1:], op.node.inputs[1:], strict=False)
+    same = all(a is b or (_held(a) is not None and np.array_equal(_held(a), _held(b))) for a, b in pairs)
+    return (own is None or own.op != "DequantizeLinear") and not same
+
+
+def _held(tensor: Any) -> Any:
+    return tensor.values if isinstance(tensor, gs.Constant) else None
 
 
 lift.refuse(
