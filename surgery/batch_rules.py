@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from surgery.batch import NAMED, Batches, Place, batching, refuse, regrouped
 from surgery.graph import Op
 from surgery.ops.pointwise import BINARY
@@ -167,8 +169,8 @@ def gather_nd(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
 @batching.rule("GatherElements", "TopK", "CumSum")
 def along(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
     """Along another dim, of every sample; constant places are repeated for each."""
-    axis = op.value(1) if op.kind == "CumSum" else op.attr("axis")
-    if axis is None or int(axis) % len(op.in_shape()) == place.dim:
+    axis = op.value(1) if op.kind == "CumSum" else np.array(op.attr("axis"))
+    if axis is None or int(axis.ravel()[0]) % len(op.in_shape()) == place.dim:
         raise refuse(op, "works along the batch", NAMED)
     if op.kind == "GatherElements":
         b.widen(op, 1 - i, place.dim, i)

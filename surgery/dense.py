@@ -13,6 +13,7 @@ from surgery.analysis import Analysis, Options
 from surgery.errors import Refused
 from surgery.graph import Op
 from surgery.head import Head
+from surgery.kernels import check_valid
 from surgery.lift import Row
 from surgery.model import from_graph
 from surgery.oracle import PROBABILITIES, softmax_inputs
@@ -50,7 +51,7 @@ def rewrite(
         softs = softmax_inputs(analysis.model.proto.graph, PROBABILITIES)
         notes += finish.reduce(graph, opset, options.reduce, list(dims), len(facts.axes), softs)
     proto = from_graph(graph.cleanup().toposort(), analysis.model.proto)
-    onnx.checker.check_model(proto, full_check=False)
+    check_valid(proto, analysis.model.proto)
     return analysis, proto, rows, notes
 
 

@@ -14,6 +14,15 @@ from surgery.rules import Array, key_of
 from surgery.shapes import Facts
 
 
+def _schema(kind: str, opset: int, domain: str) -> Any:
+    for version in range(opset, onnx.defs.onnx_opset_version() + 1):
+        try:
+            return onnx.defs.get_schema(kind, version, domain)
+        except onnx.defs.SchemaError:
+            continue
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """A node as the rules see it: attributes with their defaults, shapes and constants at the window.
@@ -54,12 +63,14 @@ class Op:
         return str(self.node.name or self.outputs[0])
 
     def attr(self, name: str) -> Any:
-        """An attribute, or the default of the op's schema at the model's opset (None without one)."""
+        """An attribute, or the default of the op's schema at the model's opset (None without one).
+
+        An op newer than the opset, which onnxruntime writes, has that of its first schema.
+        """
         if name in self.node.attrs:
             return self.node.attrs[name]
-        try:
-            schema = onnx.defs.get_schema(self.kind, self.opset, self.domain)
-        except onnx.defs.SchemaError:
+        schema = _schema(self.kind, self.opset, self.domain)
+        if schema is None:
             return None
         attribute = schema.attributes.get(name)
         if attribute is None or not attribute.default_value.name:

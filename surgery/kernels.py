@@ -70,3 +70,24 @@ def unusual_type(proto: onnx.ModelProto) -> str | None:
     seen = {t.data_type for t in graph.initializer} | {v.type.tensor_type.elem_type for v in graph.input}
     seen |= {a.i for n in graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
     return next((name for kind, name in UNUSUAL.items() if kind in seen), None)
+
+
+def check_valid(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """Raise ValidationError where a rewritten model breaks ONNX's rules.
+
+    Not where the original does, and runs all the same: a graph that onnxruntime has optimized holds a
+    LayerNormalization at any opset.
+    """
+    try:
+        onnx.checker.check_model(proto, full_check=False)
+    except onnx.checker.ValidationError:
+        if _valid(original):
+            raise
+
+
+def _valid(proto: onnx.ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(proto, full_check=False)
+    except onnx.checker.ValidationError:
+        return False
+    return True

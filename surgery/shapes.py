@@ -96,9 +96,23 @@ def observe(model: Model, window: tuple[int, ...] | None = None) -> Facts:
         array = numpy_helper.to_array(tensor)
         shapes[tensor.name], dtypes[tensor.name], values[tensor.name] = array.shape, array.dtype, array
     proto = model.proto
+    check_cells(model, shapes, shape)
     axes = axes_by_use(proto.graph, image.name, shapes, axes)
     outputs = tuple(o.name for o in proto.graph.output)
     return Facts(image.name, dtype_of(image), shape, shape[0], axes, shapes, dtypes, values, outputs, proto)
+
+
+def check_cells(model: Model, shapes: Mapping[str, tuple[int, ...]], window: tuple[int, ...]) -> None:
+    """Raise BadInput where an op's kernel is larger than what it slides over, so that it makes nothing."""
+    for node in model.proto.graph.node:
+        made = shapes.get(node.output[0], ())
+        if node.op_type in WINDOWED and 0 in made:
+            seen = list(shapes[node.input[0]])
+            raise BadInput(
+                f"{model.name}: {node.op_type} {node.name or node.output[0]!r} makes nothing of {seen}, "
+                f"{list(made)}: its kernel is larger than that at an image of {list(window)}. Give a larger "
+                "window with --window, where the model leaves its size open, or export it for a larger image."
+            )
 
 
 def doubled(proto: onnx.ModelProto, name: str, values: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

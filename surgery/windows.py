@@ -21,6 +21,7 @@ from surgery.errors import BadInput, Refused
 from surgery.geometry import ops_of
 from surgery.graph import Op
 from surgery.head import Geometry, Head
+from surgery.kernels import check_valid
 from surgery.layout import Layout, check_memory, check_request, lay_out, notes
 from surgery.lift import Row
 from surgery.memory import peak
@@ -132,7 +133,7 @@ def rewrite(
     for value in graph.inputs:
         value.shape = shape if value.name == facts.image else [BATCH, *facts.shapes[value.name][1:]]
     proto = from_graph(graph, model.proto)
-    onnx.checker.check_model(proto, full_check=False)
+    check_valid(proto, model.proto)
     stored = layout.plan.strips()
     behind = [op for op in ops if op.outputs[0] not in stored and op.outputs[0] not in facts.values]
     return proto, [Row(op.name, op.kind, "runs on all windows as a batch") for op in behind[:1]]

@@ -63,6 +63,7 @@ KEPT: dict[str, tuple[int, str]] = {
         + "e = Expand (wr, to) t = Transpose <perm = [0, 3, 2, 1]> (b) "
         + 'map = Einsum <equation = "nwhc,nch->nchw"> (t, e)',
     ),
+    "sums along channels": (17, ints("axis", 1) + "map = CumSum (b, axis)"),
     "values written to channels": (
         17,
         ints("to", "{B}", 1, 9, 10)

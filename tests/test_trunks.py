@@ -11,7 +11,7 @@ import onnx
 import pytest
 from done import Done, convert
 from trunk_table import BESIDE, DECLARED, DOWN, LAYOUTS, REFUSED, TRUNKS, trunk
-from trunks import IMAGE, OPSETS, named, net
+from trunks import FLAT, IMAGE, OPSETS, named, net
 
 import surgery
 from surgery.field import Stretch
@@ -177,3 +177,26 @@ def test_what_is_counted_from_the_data_is_no_constant() -> None:
     model = net(lines, named(lines, DECLARED), 4)
     with pytest.raises(surgery.Refused, match=r"NonZero 'n'.*the size of what it gives depends on the data"):
         surgery.convert(model)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_kernel_larger_than_its_map_makes_nothing(exact: bool) -> None:
+    lines = f"{DOWN} map = MaxPool <kernel_shape = [4, 2], dilations = [1, 11]> (c)"
+    model = net(lines, named(lines, DECLARED), 0, head=FLAT)
+    words = r"MaxPool 'map' makes nothing of \[1, 4, 8, 11\], \[1, 4, 5, 0\]: its kernel is larger"
+    with pytest.raises(surgery.BadInput, match=words):
+        surgery.convert(model, exact=exact, sizes=[(30, 40)] if exact else None)
+
+
+@pytest.mark.parametrize("axis", ["", "<axis = -1>"])
+def test_an_op_newer_than_the_opset_as_onnxruntime_fuses_it(axis: str) -> None:
+    """A graph that it has optimized holds a LayerNormalization at any opset."""
+    lines = f"""{DOWN} t = Transpose <perm = [0, 2, 3, 1]> (c) n = LayerNormalization {axis} (t, per1)
+                u = Transpose <perm = [0, 3, 1, 2]> (n) map = Conv (u, w44)"""
+    model = net(lines, named(lines, DECLARED), 4)
+    model.opset_import[0].version = 13
+    done = convert(model)
+    assert done.result.verdict == "exact"
+    law.assert_equals_crops(model, done.proto, (21, 26), (2, 2))
+    exact = convert(model, exact=True, sizes=[(21, 26)], stride=3)
+    law.assert_equals_crops(model, exact.proto, (21, 26), (3, 3))
