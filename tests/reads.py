@@ -40,7 +40,8 @@ def assert_reads(way: Stretch, cells: int, weights_at: Callable[[int], law.Array
     first = min((r[0] for r in way.reads if r), default=0)
     last = max((r[1] for r in way.reads if r), default=0)
     far = max(-first, last, 0) // way.down + 1  # in a longer row the window begins so many periods in
-    longer = weights_at(cells + 2 * far * way.down)
+    behind = far + max(way.more, 0) // way.up + 1  # and it goes on behind all that the last outputs read
+    longer = weights_at(cells + (far + behind) * way.down)
     own = np.zeros((out, longer.shape[1]))
     own[:, far * way.down : far * way.down + cells] = weights
     among = longer[far * way.up : far * way.up + out]
