@@ -110,4 +110,6 @@ def _joined(
             nodes.append(helper.make_node("Slice", [name, *settings], [cut], f"{node.name or out}/{n}"))
             name = cut
         names.append(name)
+    if len(names) == 1:
+        return [*nodes, helper.make_node("Identity", names, [out], node.name)]
     return [*nodes, helper.make_node("Concat", names, [out], node.name, axis=axis)]
