@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import onnx
 
 from surgery import dense
 from surgery.analysis import ONE_IMAGE, WHOLE_WINDOWS, Analysis, Options, analyse, plain_first
+from surgery.errors import Refused
+from surgery.graph import Op
 from surgery.lift import Row
 from surgery.model import Model, dims_of
 from surgery.result import refuse_global
@@ -29,9 +32,17 @@ def rewrite(
     def attempt(reading: Options) -> tuple[Options, Rewritten]:
         analysis, graph, ops = analyse(source, window, reading)
         if analysis.trunk.mixing and only_summed_up(analysis.trunk, ops, analysis.facts.outputs):
-            reading = replace(reading, reading=(*reading.reading, WHOLE_WINDOWS))
-            analysis, graph, ops = analyse(source, window, reading)
-        analysis, proto, rows, notes = dense.rewrite(analysis, graph, ops, reading)
+            try:
+                whole = replace(reading, reading=(*reading.reading, WHOLE_WINDOWS))
+                return made(whole, *analyse(source, window, whole))
+            except Refused:  # what mixes has no meaning in a head
+                return made(reading, analysis, graph, ops)
+        return made(reading, analysis, graph, ops)
+
+    def made(
+        reading: Options, analysis: Analysis, graph: Any, ops: Sequence[Op]
+    ) -> tuple[Options, Rewritten]:
+        analysis, proto, rows, notes = dense.rewrite(analysis, graph, list(ops), reading)
         if analysis.head.verdict == "global" and not allow_global:  # behind what --allow-global cannot help
             raise refuse_global(analysis.head)
         return reading, (analysis, proto, rows, [*_told(source, analysis, reading), *notes])

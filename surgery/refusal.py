@@ -7,12 +7,17 @@ from surgery.geometry import Trunk
 from surgery.graph import Op
 from surgery.ops.window import SLIDING
 
+RESAMPLING = ("ConvTranspose", "DepthToSpace", "SpaceToDepth", "Resize", "Upsample")
+STATISTICS = ("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization")
+
 
 def refusal(op: Op, why: str, trunk: Trunk) -> str:
     """What, where, what was seen, what to do."""
     seen = ", ".join(f"{n!r} {list(op.facts.shapes[n])}" for n in op.inputs if n in op.facts.shapes)
     earlier = next((r for r in trunk.unknown.values() if r.node != op.name), None)
     own = trunk.unknown.get(op.outputs[0])  # why it has no meaning in the trunk says the more
+    if own is None and op.kind in RESAMPLING:
+        own = trunk.ends.get(op.outputs[0])
     if own is not None and own.why != why:
         why = f"{own.why}; {why}"
     earlier = earlier or _end_before(op, trunk)
@@ -26,7 +31,7 @@ def refusal(op: Op, why: str, trunk: Trunk) -> str:
 
 def _end_before(op: Op, trunk: Trunk) -> Reason | None:
     """Where the trunk ended before an op that wants a map: there it stopped being one."""
-    queue = [op.node] if op.kind in SLIDING else []
+    queue = [op.node] if op.kind in (*SLIDING, *RESAMPLING, *STATISTICS) else []
     seen: set[int] = set()
     while queue:
         node = queue.pop(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from done import Done, convert
 from gates import DENSE, DOWN, FIXED, GATES, HELD, MIXING, THEN, model_of
-from trunks import FLAT, GAP
+from trunks import FLAT, GAP, net
 
 import surgery
 
@@ -210,3 +210,32 @@ def test_inspect_names_every_reason() -> None:
     result = surgery.inspect(model_of(DOWN + GATES["nested"][0] + THEN))
     assert result.verdict == "global"
     assert {(r.node, r.op) for r in result.reasons} == {("g", "GlobalAveragePool"), ("h", "GlobalMaxPool")}
+
+
+@pytest.mark.parametrize(
+    ("lines", "root"),
+    [
+        ("map = InstanceNormalization (c, k4, k4)", "InstanceNormalization 'map'"),
+        (
+            "s = Constant <value = int64[4] {1, 4, 16, 9}> () map = Resize (c, , , s)",
+            "Resize 'map'",
+        ),
+    ],
+)
+def test_what_a_global_pool_sums_up_may_mix_the_whole_image_all_the_same(lines: str, root: str) -> None:
+    """Window by window the op has no meaning in a head; the whole image it can take, if that is allowed."""
+    lines = f"k4 = Constant <value = float[4] {{0.5, 1.0, 1.5, 2.0}}> () {DOWN}{lines} "
+    model = net(lines, "float[4,2,3,3] w1", 4, opset=17)
+    with pytest.raises(surgery.Refused, match=f"verdict global: {root}"):
+        surgery.convert(model)
+    done = convert(model, allow_global=True)
+    assert_measured(done)
+    assert_runs(done)
+
+
+def test_what_wants_a_map_says_where_it_ended() -> None:
+    lines = f"{DOWN}s = Softmax <axis = 3> (c) u = ConvTranspose <strides = [2, 2]> (s, wt) map = Relu (u)"
+    model = net(lines, "float[4,2,3,3] w1, float[4,4,2,2] wt", 4)
+    words = "cannot lift ConvTranspose 'u'.*had already ended at Softmax 's': it normalises over positions"
+    with pytest.raises(surgery.Refused, match=words):
+        surgery.convert(model)
