@@ -92,13 +92,15 @@ def _length(build: Builder, op: Op, part: Part, old: Packed, trunk: Trunk) -> An
         tensor, d = donor(build, op, trunk, lambda m: 0)
         return build.shape_of(tensor, d, d + 1)
     axis = part.along or old.geometry[part.axis]
+    cells = axis.cells
     own = [d for d, dim in enumerate(old.dims) if len(dim) == 1 and dim[0].axis == part.axis]
     if own and part.along is None:
         length = build.shape_of(op.node.inputs[0], own[0], own[0] + 1)
     else:
         tensor, d = donor(build, op, trunk, lambda m: _dim_of(m, part.axis, axis))
         length = build.shape_of(tensor, d, d + 1)
-    share = Fraction(part.size, axis.cells)  # cells that the Reshape groups, or takes apart
+        cells = trunk.maps[tensor.name].cells[part.axis]
+    share = Fraction(part.size, cells)  # cells that are grouped, or taken apart
     if share.numerator != 1:
         length = build.emit("Mul", [length, build.ints("up", [share.numerator])])
     if share.denominator != 1:
@@ -107,8 +109,11 @@ def _length(build: Builder, op: Op, part: Part, old: Packed, trunk: Trunk) -> An
 
 
 def _dim_of(m: Map, k: int, axis: Axis) -> int | None:
-    """The dim of a map that is as long as an axis, at every size."""
-    return m.axes[k] if np.array_equal(m.geometry[k].lengths, axis.lengths) else None
+    """The dim of a map that is as long as an axis, or so many times as long, wherever that has a length."""
+    own, runs = m.geometry[k], axis.lengths >= 0
+    whole = own.cells % axis.cells == 0
+    alike = (own.lengths * axis.cells == axis.lengths * own.cells) | ~runs
+    return m.axes[k] if whole and alike.all() else None
 
 
 def donor(build: Builder, op: Op, trunk: Trunk, fits: Any) -> tuple[Any, int]:

@@ -27,7 +27,9 @@ DECLARED = (
     "int64[1] none = {0}, int64[1] two = {2}, int64[1] channels = {2}, int64[2] some = {3, 1}, "
     "float scale = {0.05}, int8 zero = {0}, float[4] scales = {0.05, 0.1, 0.2, 0.05}, "
     "int8[4] zeros = {0, 0, 0, 0}, int64[2] halves = {2, 2}, float[1] one = {1.5}, "
-    "float[4] v4 = {0.5, 1.5, 1.0, 0.7}, int64[1] k44 = {44}, int64[1] k1 = {1}"
+    "float[4] v4 = {0.5, 1.5, 1.0, 0.7}, int64[1] k44 = {44}, int64[1] k1 = {1}, "
+    "int64[3] tokens = {1, 88, 4}, int64[3] times = {1, 1, 4}, int64[6] beside = {0, 0, 0, 0, 0, 1}, "
+    "int64[1] k4 = {4}"
 )
 ROWS = "r = Reshape (c, row) t = Transpose <perm = [0, 2, 1]> (r)"  # [1, 88, 4]
 BACK = "u = Transpose <perm = [0, 2, 1]> (x) s = Reshape (u, {}) map = Conv (s, {})"
@@ -53,6 +55,9 @@ KEEPING: dict[str, tuple[str, ...]] = {  # what keeps the positions of rows apar
     "in eight bits": ("q = QuantizeLinear (t, scale, zero) x = DequantizeLinear (q, scale, zero)",),
     "a clip, and what is left out in training": ("d = Dropout (t) x = Clip (d, scale)",),
     "rows with themselves": ("y = Tanh (t) x = Mul (t, y)",),
+    "unit vectors": ("n = ReduceL2[2] <keepdims = 1> (t) e = Expand (n, tokens) x = Div (t, e)",),
+    "the largest repeated": ("n = ReduceMax[2] <keepdims = 1> (t) x = Tile (n, times)",),
+    "a feature put beside and taken away": ("p = Pad (t, beside) x = Slice (p, none, k4, channels)",),
     "a dim of 1 put in and taken out": ("y = Unsqueeze[2] (t) z = Relu (y) x = Squeeze[2] (z)",),
 }
 
@@ -179,3 +184,35 @@ def test_regroup_keeps_the_order_of_values(sides: list[int], shape: tuple[int, .
     ):
         assert again.axes == (2, 3)
         assert all(np.array_equal(a.lengths, b.lengths) for a, b in zip(again.geometry, axes, strict=True))
+
+
+# ------------------------------------------------ attention among cells of one place in patches (MobileViT)
+
+
+def patched(height: int, width: int) -> onnx.ModelProto:
+    """Patches of 2x2 cells; each cell attends to those of its own place in all patches."""
+    h, w = height // 2, width // 2
+    shapes = {
+        "apart": (4 * h, 2, w, 2),
+        "listed": (1, 4, h * w, 4),
+        "tokens": (4, h * w, 4),
+        "again": (4 * h, w, 2, 2),
+        "whole": (1, 4, height, width),
+    }
+    text = "".join(ints(name, *shape) for name, shape in shapes.items())
+    text += """c = Conv <pads = [1, 1, 1, 1]> (image, w1) a = Reshape (c, apart)
+        b = Transpose <perm = [0, 2, 1, 3]> (a) d = Reshape (b, listed)
+        e = Transpose <perm = [0, 3, 2, 1]> (d) t = Reshape (e, tokens) k = Transpose <perm = [0, 2, 1]> (t)
+        f = MatMul (t, k) g = Softmax <axis = -1> (f) y = MatMul (g, t) l = Reshape (y, listed)
+        z = Transpose <perm = [0, 3, 2, 1]> (l) r = Reshape (z, again) s = Transpose <perm = [0, 2, 1, 3]> (r)
+        m = Reshape (s, whole) map = Conv (m, w44)"""
+    return net(text, "float[4,2,3,3] w1, float[4,4,1,1] w44", 4, image=f"float[1,2,{height},{width}] image")
+
+
+def test_patches_that_move_into_the_batch_come_back_at_any_size() -> None:
+    done = convert(patched(8, 12), allow_global=True)
+    assert (done.result.verdict, done.geometry.step) == ("global", (2, 2))
+    larger = patched(14, 16)
+    image = law.random_image(larger, (14, 16))
+    want, got = (law.run(law.with_outputs(m, ["map"]), image)["map"] for m in (larger, done.proto))
+    law.assert_close(got, want, "map")
