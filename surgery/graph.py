@@ -183,13 +183,19 @@ class Builder:
             return self.emit("Pad", [x], {"pads": pads})
         return self.emit("Pad", [x, self.ints("pads", pads)])
 
-    def slice(self, x: Any, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int]) -> Any:
-        """Slice with constant bounds, whose bounds became inputs at opset 10."""
+    def slice(
+        self,
+        x: Any,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        axes: Sequence[int],
+        steps: Sequence[int] = (),
+    ) -> Any:
+        """Slice with constant bounds, which became inputs at opset 10, with the steps."""
         if self.opset < 10:
             return self.emit("Slice", [x], {"starts": list(starts), "ends": list(ends), "axes": list(axes)})
-        return self.emit(
-            "Slice", [x, self.ints("starts", starts), self.ints("ends", ends), self.ints("axes", axes)]
-        )
+        named = {"starts": starts, "ends": ends, "axes": axes} | ({"steps": steps} if any(steps) else {})
+        return self.emit("Slice", [x, *(self.ints(name, values) for name, values in named.items())])
 
     def shape_of(self, x: Any, start: int, stop: int) -> Any:
         """Some dims of a tensor's shape, as int64."""

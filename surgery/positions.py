@@ -16,6 +16,7 @@ from surgery.rules import Array, Folded, Lifted, NoRule, Rows, Source
 
 END = 2**63 - 1  # the end of an axis, for Slice
 CONV_TYPES = ("float32", "float16")  # what onnxruntime's CPU convolves
+POOL_TYPES = {"MaxPool": (*CONV_TYPES, "float64")}  # and pools, where these are others
 SMALL_TYPES = ("bool", "int8", "uint8", "int16", "uint16")
 
 
@@ -147,10 +148,27 @@ def _unfold(build: Builder, source: Source) -> Any:
         copied = _unfold(build, replace(source, tensor=wide))
         return build.emit("Cast", [copied], {"to": onnx.helper.np_dtype_to_tensor_dtype(dtype)})
     if dtype not in CONV_TYPES:
-        raise NoRule(
-            f"the windows of its {dtype} map would have to be copied to features, and onnxruntime has a Conv "
-            f"for {' and '.join(CONV_TYPES)} only; Cast the map to float32 before it"
-        )
+        return _by_slices(build, source)
     hot = np.eye(count, dtype=dtype).reshape((count, 1, *source.cells))
     weight = build.constant("unfold", np.tile(hot, (source.channels, *[1] * (hot.ndim - 1))))
     return build.emit("Conv", [source.tensor, weight], {**reading(source), "group": source.channels})
+
+
+def _by_slices(build: Builder, source: Source) -> Any:
+    """The same of a type that onnxruntime has no Conv for: each cell of all windows is a Slice of the map."""
+    if build.opset < 10 and set(source.stride) != {1}:
+        raise NoRule(
+            f"the windows of its {source.tensor.dtype} map lie {list(source.stride)} cells apart, and opset "
+            f"{build.opset} has no Slice with steps; Cast the map to float32 before it"
+        )
+    axes = [2 + k for k in range(build.space)]
+    cells = []
+    for place in np.ndindex(*source.cells):
+        sides = list(zip(place, source.cells, source.spacing, strict=True))
+        starts = [i * apart for i, _, apart in sides]
+        ends = [(i - (n - 1)) * apart or END for i, n, apart in sides]
+        cell = build.slice(source.tensor, starts, ends, axes, source.stride)
+        cells.append(build.with_axes("Unsqueeze", cell, [2]))
+    stacked = build.emit("Concat", cells, {"axis": 2})
+    sides_of_map = build.shape_of(stacked, -build.space, END)
+    return build.reshape(stacked, [0, source.channels * len(cells), sides_of_map])

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import small
 from done import convert
-from heads import assert_lifted, net
+from heads import TRUNK, assert_lifted, net
 from onnx import TensorProto, helper, numpy_helper
 
 import surgery
@@ -127,13 +127,55 @@ def test_type(name: str) -> None:
     assert_lifted(net(lines, weights, opset=17))
 
 
-def test_int64_windows_are_refused() -> None:
-    lines = (
-        "i = Cast <to = 7> (map) f = Flatten (i) g = Add (f, k) c = Cast <to = 1> (g) scores = MatMul (c, w)"
+WINDOWS = {  # of types that onnxruntime has no Conv, or no pool, for
+    "int64, moved": "i = Mul (map, k) j = Cast <to = 7> (i) f = Flatten (j) g = Add (f, i72) c = Cast "
+    "<to = 1> (g) "
+    "scores = MatMul (c, w)",
+    "int64, counted": "z = 0.3 g = Greater (map, z) j = Cast <to = 7> (g) f = Flatten (j) s = ReduceSum[1] "
+    "<keepdims = 1> (f) scores = Cast <to = 1> (s)",
+    "int64, summed per channel": "i = Mul (map, k) j = Cast <to = 7> (i) s = ReduceSum[2, 3] <keepdims "
+    "= 0> (j) "
+    "c = Cast <to = 1> (s) scores = MatMul (c, v)",
+    "int32, the largest": "i = Mul (map, k) j = Cast <to = 6> (i) s = ReduceMax[2, 3] <keepdims = 0> (j) "
+    "c = Cast <to = 1> (s) scores = MatMul (c, v)",
+    "float64, multiplied": "d = Cast <to = 11> (map) f = Flatten (d) h = Gemm <alpha = 0.5> (f, w64, b64) "
+    "scores = Cast <to = 1> (h)",
+    "float64, moved": "d = Cast <to = 11> (map) f = Flatten (d) h = Mul (f, i64) m = MatMul (h, w64) a "
+    "= Add (m, b64) "
+    "scores = Cast <to = 1> (a)",
+    "float64, averaged": "d = Cast <to = 11> (map) m = ReduceMean[2, 3] <keepdims = 0> (d) h = MatMul "
+    "(m, v64) "
+    "scores = Cast <to = 1> (h)",
+    "float64, the largest": "d = Cast <to = 11> (map) m = ReduceMax[2, 3] <keepdims = 0> (d) h = MatMul "
+    "(m, v64) "
+    "scores = Cast <to = 1> (h)",
+    "float64, a norm": "d = Cast <to = 11> (map) m = ReduceL2[2, 3] <keepdims = 0> (d) h = MatMul (m, v64) "
+    "scores = Cast <to = 1> (h)",
+}
+OF_WINDOWS = (
+    "float[72,5] w, float[3,5] v, double[72,5] w64, double[5] b64, double[72] i64, double[3,5] v64, "
+    "float k = {9.5}, "
+    "int64[72] i72"
+)
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_of_other_types_are_taken_by_slices(name: str, opset: int) -> None:
+    out = "float[1,1] scores" if name == "int64, counted" else "float[1,5] scores"
+    assert_lifted(net(WINDOWS[name], OF_WINDOWS, opset=opset, out=out))
+
+
+def test_there_was_no_slice_with_steps() -> None:
+    lines = "d = Cast <to = 11> (map) f = Flatten (d) m = MatMul (f, w) scores = Cast <to = 1> (m)"
+    pooled = f"{TRUNK.replace('map', 'c1')} map = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c1) "
+    model = net(lines, "double[18,5] w", opset=9, trunk=pooled)
+    assert_lifted(model)
+    says = (
+        r"float64 map lie \[2, 2\] cells apart, and opset 9 has no Slice with steps; Cast the map to float32"
     )
-    says = r"Add 'g' .*windows of its int64 map would have to be copied .* Cast the map to float32"
     with pytest.raises(surgery.Refused, match=says):
-        surgery.convert(net(lines, "int64[72] k, float[72,5] w"))
+        surgery.convert(model, stride=(8, 4))
 
 
 def packed(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from surgery.field import Slide
 from surgery.graph import Builder, Op
-from surgery.positions import END, focus, materialize, reading, view
+from surgery.positions import CONV_TYPES, END, POOL_TYPES, focus, materialize, reading, view
 from surgery.rules import EndsTrunk, Folded, Lifted, Map, NoRule, Source, geometry, lift
 
 GLOBAL_POOLS = {"GlobalAveragePool": "AveragePool", "GlobalMaxPool": "MaxPool", "GlobalLpPool": "LpPool"}
@@ -76,7 +76,7 @@ def pool(build: Builder, kind: str, x: Any, axes: tuple[int, ...], *, keepdims: 
     shape = x.shape
     kept = tuple(1 if i in axes else d for i, d in enumerate(shape) if keepdims or i not in axes)
     if isinstance(x, Folded) and x.plain and kind in GLOBAL_POOLS.values():
-        found = _box(x, axes)
+        found = _box(x, axes) if _pools(kind, x) else None
         if found is not None:
             source, low, high, channels = found
             box = replace(
@@ -90,6 +90,11 @@ def pool(build: Builder, kind: str, x: Any, axes: tuple[int, ...], *, keepdims: 
             return Lifted(out, kept, (channels.size,))
     reduction = {"AveragePool": "ReduceMean", "MaxPool": "ReduceMax", "LpPool": f"ReduceL{p}"}.get(kind, kind)
     return _reduce(build, reduction, materialize(build, x), axes, kept)
+
+
+def _pools(kind: str, x: Folded) -> bool:
+    """Whether onnxruntime has this pool for the type of the map."""
+    return all(np.dtype(s.tensor.dtype) in POOL_TYPES.get(kind, CONV_TYPES) for s in x.sources)
 
 
 def _pool_box(build: Builder, kind: str, source: Source, p: int) -> Any:
@@ -189,7 +194,8 @@ def reduce_features(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     if 0 in axes:
         raise NoRule("it reduces over the batch")
     x, inner, kept = inputs[0], tuple(a - 1 for a in axes), bool(op.attr("keepdims"))
-    if op.kind == "ReduceSum" and isinstance(x, Folded) and x.plain and _box(x, inner):
+    plain = isinstance(x, Folded) and x.plain and _pools("AveragePool", x)
+    if op.kind == "ReduceSum" and plain and _box(x, inner):
         mean = pool(build, "AveragePool", x, inner, keepdims=kept)
         count = prod(x.shape[a] for a in inner)
         total = build.emit("Mul", [mean.tensor, build.constant("count", np.array(count, mean.tensor.dtype))])
