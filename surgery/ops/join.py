@@ -148,7 +148,7 @@ def part_of_features(build: Builder, op: Op, inputs: list[Any]) -> Any:
     """The same part of the feature dims."""
     x, shape = inputs[0], op.in_shape()
     if not isinstance(x, (Folded, Lifted)):
-        raise NoRule("its data are constant, and the places it takes depend on the image (an embedding)")
+        return embedding(build, op, inputs)
     axes = taken_axes(op)
     if 0 in axes:
         raise NoRule("it takes a part of the batch")
@@ -163,6 +163,22 @@ def part_of_features(build: Builder, op: Op, inputs: list[Any]) -> Any:
         places = np.arange(shape[axis])[slice(start, _end(end, step, shape[axis]), step)]
         x = _take(build, x, places, axis)
     return x
+
+
+def embedding(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
+    """Rows of a table at places that are features; its other dims come behind those of the places."""
+    table, places = inputs
+    if op.kind != "Gather" or taken_axes(op) != (0,):
+        raise NoRule(
+            "its data are constant, and it takes places that depend on the image out of an inner dim"
+        )
+    x = materialize(build, places)
+    shape = op.out_shape()[1:]
+    rank, kept = 1 + len(x.shape), table.ndim - 1
+    rows = build.emit("Gather", [build.constant("table", table), view(build, x, x.shape)], {"axis": 0})
+    space = range(rank, rank + build.space)
+    behind = range(rank + build.space, rank + build.space + kept)
+    return Lifted(build.transpose(rows, [*range(rank), *behind, *space]), shape, shape)
 
 
 def _end(end: int, step: int, size: int) -> int | None:
