@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from surgery.errors import BadInput
 from surgery.model import dtype_of, metadata_of
-from surgery.oracle import HIDING, Arrays, Original, softmax_inputs, window_at, with_outputs
+from surgery.oracle import HIDING, SOFT, Arrays, Original, softmax_inputs, window_at, with_outputs
 from surgery.rules import Map
 from surgery.session import Session, beside
 from surgery.shapes import RANDOM_OPS
@@ -110,7 +110,10 @@ class Converted:
         facts = metadata_of(proto)
         self.reduce = facts.get("surgery.reduce", "")
         self.fragments = tuple(json.loads(facts.get("surgery.fragments", "[]")))
-        self._softs = softmax_inputs(proto.graph, HIDING, through=("Transpose",))  # which moves features last
+        softs = softmax_inputs(proto.graph, HIDING, through=("Transpose",))  # which moves features last
+        soft = {o for node in proto.graph.node if node.op_type in SOFT for o in node.output}
+        # what one softmax hands to the next is laid out as the two like, and hides nothing more
+        self._softs = {o: t for o, t in softs.items() if t not in soft}
         self._session: Session | None = None
 
     @property

@@ -116,6 +116,14 @@ def test_lifted(name: str) -> None:
         assert_lifted(model)
 
 
+@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize("last", ["Softmax <axis = 1>", "Sigmoid", "LogSoftmax <axis = 1>"])
+def test_probabilities_made_probabilities_again(last: str, opset: int) -> None:
+    """What goes into the last of two is laid out otherwise, and hides nothing that the first does not."""
+    lines = f"{HIDDEN} p = Softmax <axis = 1> (h) scores = {last} (p)"
+    assert_lifted(net(lines, WEIGHTS, opset=opset, out="float[1,12] scores"))
+
+
 STATIC = {
     "a weight": ("float[5] b", "", np.float32),
     "a shape": ("int64[4] other", "other = Shape (map)", np.int64),
