@@ -116,8 +116,8 @@ def plain_first(attempt: Callable[[Options], Made], options: Options) -> Made:
     except Refused as refused:
         try:
             return attempt(replace(options, reading=(ONE_IMAGE,)))
-        except Refused:
-            raise refused from None
+        except Refused as again:
+            raise refused from again
 
 
 def per_axis(

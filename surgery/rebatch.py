@@ -19,7 +19,8 @@ from surgery.shapes import SHAPE_OPS, Facts, feeds_for
 
 ALONG = ("Concat", "Split", "Gather", "GatherElements", "TopK", "CumSum", "LpNormalization")
 NORMS = ("LayerNormalization", "RMSNormalization")
-MIXING = (*REDUCTIONS, *ARGS, *SOFT, *NORMS, "TopK", "CumSum", "LpNormalization")
+RANKING = (*ARGS, *SOFT, "TopK", "CumSum", "LpNormalization")
+MIXING = (*REDUCTIONS, *NORMS, *RANKING)
 
 
 def rebatched(
@@ -33,13 +34,13 @@ def rebatched(
     if facts.batch != 1:
         return None
     region = Region(Builder(graph, source.opset, len(facts.axes)), facts)
-    behind = {id(op.node) for op in head}
+    behind, changed = {id(op.node) for op in head}, False
     try:
         for op in ops:
-            _step(region, op, in_head=id(op.node) in behind, free=_free_batch(source))
+            changed |= _step(region, op, in_head=id(op.node) in behind, free=_free_batch(source))
     except NoBatch:
         return None
-    if not region.spread:
+    if not changed:
         return None
     for output in graph.outputs:
         if output.name in region.spread:
@@ -55,26 +56,30 @@ def _free_batch(source: Model) -> bool:
     return not source.image.type.tensor_type.shape.dim[0].HasField("dim_value")
 
 
-def _step(region: Region, op: Op, *, in_head: bool, free: bool) -> None:
-    """Write an op anew where it reads a tensor with a batch it had not, or gives the batch up."""
+def _step(region: Region, op: Op, *, in_head: bool, free: bool) -> bool:
+    """Write an op anew where it reads a tensor with a batch it had not, or gives it up; whether it did."""
     region.build.prefix = op.name
     reads = [n for n in op.inputs if n in region.spread]
     if op.outputs[0] in op.facts.values:
         if reads and op.kind in SHAPE_OPS:  # whose value was observed without the batch
             region.freeze(op)
-        return
+        return False
     if not reads and not (in_head and gives_up_batch(op, free)):
-        return
+        return False
     if not in_head or op.domain or op.kind not in RULES:
         raise NoBatch
     RULES[op.kind](region, op)
+    return True
 
 
 def gives_up_batch(op: Op, free: bool) -> bool:
     """Whether an op of a head takes the batch, of one image, for something else.
 
-    Where the batch is `free`, what takes values of several images together does it on purpose.
+    Where the batch is `free`, what takes values of several images together does it on purpose. What ranks
+    or normalises along the batch alone is a mistake, whose answer is the same for every image.
     """
+    if op.kind in RANKING and (op.kind not in SOFT or op.opset >= 13) and tuple(_along(op)) == (0,):
+        return False
     if any(op.facts.shapes[n][:1] != (1,) for n in op.outputs if n in op.facts.shapes):
         return True
     if op.kind == "Transpose":

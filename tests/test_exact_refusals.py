@@ -111,6 +111,13 @@ def test_not_even_one_window_may_fit(tmp_path: Path) -> None:
 # ------------------------------------------------ models
 
 
+def any_batch(**parts: Any) -> onnx.ModelProto:
+    """A net that takes any number of images."""
+    model = padded(**parts)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    return model
+
+
 MODELS = {
     "a second input": (
         padded(
@@ -135,7 +142,7 @@ MODELS = {
         "draws random numbers, so no two answers can be compared. Export the model in eval mode.",
     ),
     "a mean over the batch": (
-        padded(body=f"{STEM}{DEEPER}m = ReduceMean (map) n = Sub (map, m) {HEAD.replace('(map)', '(n)')}"),
+        any_batch(body=f"{STEM}{DEEPER}m = ReduceMean (map) n = Sub (map, m) {HEAD.replace('(map)', '(n)')}"),
         "ReduceMean 'm': it reduces over the batch, so windows cannot be a batch: its batch is baked in",
     ),
     "places of maxima": (
