@@ -84,6 +84,8 @@ def gives_up_batch(op: Op, free: bool) -> bool:
         return True
     if op.kind == "Transpose":
         return permutation(op)[0] != 0
+    if op.kind == "Unsqueeze":  # of several images it would put the batch into dim 1
+        return 0 in (a % len(op.out_shape()) for a in op.setting("axes", 1, 13) or ())
     if op.kind in RESHAPES or (free and op.kind in MIXING):
         return False
     return 0 in _along(op)

@@ -12,6 +12,8 @@ from done import convert
 from heads import SIZES, assert_lifted, net
 
 import surgery
+from surgery.analysis import ONE_IMAGE, Options, analyse
+from surgery.oracle import relaxed
 
 FC = "f = Flatten (map) h = Gemm (f, w, b)"
 FREE = "float[N,2,9,8] image"
@@ -122,6 +124,11 @@ GIVEN_UP = {  # lines, weights, the output's shape, what it becomes (features on
         f"{FC} t = Concat <axis = 0> (h, h) a = Add (t, two) scores = ReduceMax[0] <keepdims = 1> (a)",
         "float[2,5] two", "float[1,5] scores", [5],
     ),
+    "a dim before the batch": (
+        f"{FC} u = Unsqueeze[0] (h) n = Neg (u) t = Concat <axis = 1> (u, n) "
+        "scores = ReduceMax[0, 1] <keepdims = 0> (t)",
+        "", "float[5] scores", [5],
+    ),
     # ---------------------------------------------- what is computed from shapes stays what it was
     "a shape of a vector": (
         f"{FC} q = Squeeze (h) z = Shape (q) d = Cast <to = 1> (z) scores = Div (q, d)",
@@ -144,6 +151,21 @@ def test_the_batch_is_given_back(name: str, opset: int) -> None:
     done = assert_lifted(net(lines, f"{WEIGHTS}, {weights}".strip(", "), opset=opset, out=out))
     assert features_of(done.proto) == features
     assert surgery.validate(done.model, done.proto).passed
+
+
+@pytest.mark.parametrize("name", [n for n in GIVEN_UP if n != "rows and a constant row"])
+def test_the_model_with_its_batch_takes_several_images(name: str) -> None:
+    """It is the oracle of the proof, which may ask it about several windows at once."""
+    lines, weights, out, _ = GIVEN_UP[name]
+    model = net(lines, f"{WEIGHTS}, {weights}".strip(", "), out=out)
+    analysis, _, _ = analyse(model, None, Options(reading=(ONE_IMAGE,)))
+    opened = law.session(relaxed(analysis.model.proto))
+    images = [law.random_image(model, law.window_of(model), seed=s) for s in (1, 2)]
+    for name_, both in law.run(opened, np.concatenate(images)).items():
+        assert len(both) == 2
+        for value, image in zip(both, images, strict=True):
+            alone = law.run(model, image)[name_]
+            law.assert_close(value.reshape(-1), np.asarray(alone).reshape(-1), name_)
 
 
 OLD = ["squeeze", "the largest of all", "probabilities of a vector", "a matrix before a vector"]
