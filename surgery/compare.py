@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -115,6 +115,7 @@ class Converted:
         # what one softmax hands to the next is laid out as the two like, and hides nothing more
         self._softs = {o: t for o, t in softs.items() if t not in soft}
         self._session: Session | None = None
+        self._probe = proto
 
     @property
     def batch_is_free(self) -> bool:
@@ -132,7 +133,8 @@ class Converted:
             check_repeatable(self.proto.graph)
             made = {o for node in self.proto.graph.node for o in node.output}
             names = [*self._softs.values(), *(n for n in extra if n in made)]
-            self._session = Session(with_outputs(self.proto, names), for_proof=True)
+            self._probe = with_outputs(self.proto, names)
+            self._session = Session(self._probe, for_proof=True)
         if input_name not in self._session.inputs:
             raise BadInput(f"the converted model has no input {input_name!r}, but {self._session.inputs}")
         feeds = {input_name: image}
@@ -140,7 +142,7 @@ class Converted:
             if value.name != input_name:
                 dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
                 feeds[value.name] = beside(dims, dtype_of(value), len(image))
-        values = self._session.run(feeds)
+        values = self._run(self._session, feeds)
         softs = {soft_key(o): values[t] for o, t in self._softs.items()}
         if self.fragments:
             softs = {o: interleaved(v, self.fragments) for o, v in softs.items()}
@@ -154,6 +156,20 @@ class Converted:
                 if len(folded) == prod(grid):  # else they were trimmed behind it
                     softs[soft_key(output)] = on_grid(folded, grid)
         return values | softs
+
+    def _run(self, session: Session, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The outputs, with the inner tensors asked for.
+
+        onnxruntime's optimizer moves the Transposes of its integer ops past each other, and goes wrong where
+        an inner tensor is an output as well: then that is taken from the ops as written, and the answers
+        from the model as it is. Raises BadInput where that cannot run either.
+        """
+        try:
+            return session.run(feeds)
+        except BadInput:
+            answers = Session(self.proto, for_proof=True).run(feeds)
+            self._session = Session(self._probe, optimize=False)
+            return self._session.run(feeds) | answers
 
 
 def check_repeatable(graph: onnx.GraphProto) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import small
+from done import convert
 from heads import assert_lifted, net
 from small import SCALES, filled, integers
 
@@ -230,3 +231,42 @@ def test_refusal(name: str) -> None:
     lines, weights, says = REFUSALS[name]
     with pytest.raises(surgery.Refused, match=says):
         surgery.convert(net(lines, weights, domains=MICROSOFT))
+
+
+ADD = "com.microsoft.QLinearAdd"
+BRANCHES = f"""
+i = QuantizeLinear (image, s, o) c = QLinearConv (i, s, o, k, ws, wz, s, o)
+a = QLinearConv <pads = [1, 1, 1, 1]> (c, s, o, k3, ws, wz, s, o) b = QLinearConv (c, s, o, k1, ws, wz, s, o)
+e = {ADD} (a, s, o, b, s, o, s, o) da = DequantizeLinear (a, s, o) db = DequantizeLinear (b, s, o)
+de = DequantizeLinear (e, s, o) x = Max (de, da) y = Sub (da, db) t = QuantizeLinear (x, s, o)
+u = {ADD} (e, s, o, t, s, o, s, o) v = QuantizeLinear (y, s, o) map = {ADD} (u, s, o, v, s, o, s, o)
+g = com.microsoft.QLinearGlobalAveragePool (map, s, o, s, o) f = Flatten (g)
+m = QLinearMatMul (f, s, o, w, ws, wz, s, o) scores = DequantizeLinear (m, s, o)
+""".replace("\n", " ")
+
+
+def test_inner_tensors_that_onnxruntime_cannot_give_optimized() -> None:
+    """Its optimizer moves Transposes past integer ops, wrongly where the proof asks for the map as well."""
+    weights = (
+        "int8[3,2,3,4] k, int8[3,3,3,3] k3, int8[3,3,1,1] k1, int8[3,5] w, float ws = {0.01}, int8 wz = {0}, "
+        "float s = {0.05}, uint8 o = {128}"
+    )
+    model = net(BRANCHES, weights, trunk="", trunk_weights="", domains=MICROSOFT)
+    kernels = {t.name: integers(tuple(t.dims)) for t in model.graph.initializer if len(t.dims) > 1}
+    done = convert(filled(model, **kernels))
+    assert done.proof.passed
+    image = law.random_image(done.model, law.window_of(done.model))
+    got, want = (law.run(m, image)["scores"] for m in (done.proto, done.model))
+    law.assert_close(law.at(got, (0, 0)), want, "scores")
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.83, 0.5, 1.5])
+def test_a_global_pool_of_an_even_number_of_cells_rounds_as_the_original(factor: float) -> None:
+    """A mean of 72 integers is often just between two, where onnxruntime's pools round each their way."""
+    lines = (
+        "q = QuantizeLinear (image, s, o) g = com.microsoft.QLinearGlobalAveragePool (q, s, o, ps, po) "
+        "f = Flatten (g) scores = DequantizeLinear (f, ps, po)"
+    )
+    weights = f"float s = {{0.01}}, uint8 o = {{128}}, float ps = {{{0.01 * factor}}}, uint8 po = {{127}}"
+    model = net(lines, weights, domains=MICROSOFT, out="float[1,2] scores", trunk="", trunk_weights="")
+    assert_lifted(model, sizes=[(40, 40)])

@@ -12,7 +12,7 @@ from surgery.ops.join import concat_maps, everywhere
 from surgery.ops.pointwise import broadcast
 from surgery.ops.window import slide
 from surgery.positions import align, beside, focus, materialize, reading, view, window_of
-from surgery.rules import EndsTrunk, Folded, Lifted, Map, NoRule, geometry, lift
+from surgery.rules import EndsTrunk, Folded, Lifted, Map, NoRule, Source, geometry, lift
 
 MICROSOFT = "com.microsoft"
 UNARY = ("QLinearLeakyRelu", "QLinearSigmoid")
@@ -119,7 +119,7 @@ def softmax(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
 
 @lift.rule(*POOLS, domain=MICROSOFT)
 def pool_window(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
-    """A pool of the whole window, as a pool whose kernel is the window."""
+    """A pool of the whole window, as a pool whose kernel is the window; a global one as a Conv of ones."""
     x, shape = inputs[0], op.out_shape()[1:]
     source = window_of(x) if isinstance(x, Folded) else None
     kernel = op.attr("kernel_shape") or (source.cells if source else ())
@@ -128,8 +128,28 @@ def pool_window(build: Builder, op: Op, inputs: list[Any]) -> Lifted:
     if tuple(kernel) != source.cells or any(op.attr("pads") or ()) or any(s != 1 for s in source.spacing):
         raise NoRule(f"its kernel {list(kernel)} is not the window's {list(source.cells)} cells")
     given = [source.tensor, *_settings(op, inputs, (0,))[1:]]
-    out = build.emit("QLinearAveragePool", given, reading(source), domain=MICROSOFT)
+    known = len(given) == 5 and all(t.name for t in given)  # its zero points may be left out
+    if op.kind == "QLinearGlobalAveragePool" and build.opset >= 10 and known:
+        out = _sum_of_cells(build, op, inputs, source, given)
+    else:
+        out = build.emit("QLinearAveragePool", given, reading(source), domain=MICROSOFT)
     return Lifted(_typed(op, out), shape, (source.channels,))
+
+
+def _sum_of_cells(build: Builder, op: Op, inputs: list[Any], source: Source, given: list[Any]) -> Any:
+    """The mean of a window's cells as a depthwise QLinearConv of ones.
+
+    onnxruntime adds up the integers and multiplies by one float32, x_scale / (y_scale * cells), as a Conv
+    does by x_scale * w_scale / y_scale; its QLinearAveragePool adds up floats. A mean is often just between
+    two integers, where only the same product rounds the same way: so that is the Conv's one scale.
+    """
+    read, made = (np.float32(inputs[i].item()) for i in (1, 3))
+    dtype = op.facts.dtypes[op.inputs[0]]
+    ones = build.constant("ones", np.ones((source.channels, 1, *source.cells), dtype))
+    zero, one = build.constant("zero", np.array(0, dtype)), build.constant("one", np.array(1, np.float32))
+    share = build.constant("share", np.array(read / (made * np.float32(prod(source.cells)))))
+    tensors = [given[0], share, given[2], ones, one, zero, one, given[4]]
+    return build.emit("QLinearConv", tensors, {**reading(source), "group": source.channels})
 
 
 def _settings(op: Op, inputs: list[Any], moving: Any) -> list[Any]:
