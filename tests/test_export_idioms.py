@@ -231,3 +231,13 @@ def test_channels_may_be_turned_around_behind_a_whole_batch() -> None:
         f"k = Slice (image, s, e, a, t) {AFTER} scores = Gemm <transB = 1> (f, w, b)"
     )
     assert_lifted(net(lines, "float[5,72] w, float[5] b", trunk=""))
+
+
+def test_a_row_of_the_map_does_not_take_the_place_of_the_batch() -> None:
+    """tf2onnx's TimeDistributed: rows sliced out, and the batch of one squeezed away before each product."""
+    lines = (
+        "s = [1] e = [2] d = [2] a = Slice (map, s, e, d) t = Transpose <perm = [0, 2, 3, 1]> (a) "
+        "q = Squeeze[0] (t) m = MatMul (q, k) r = Relu (m) f = Flatten (r) "
+        "scores = Gemm <transB = 1> (f, w, b)"
+    )
+    assert_lifted(net(lines, "float[3,3] k, float[5,18] w, float[5] b"))

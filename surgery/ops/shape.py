@@ -30,7 +30,7 @@ def regroup(op: Op, inputs: list[Any]) -> Map:
     axes = [homes[a] for a in x.axes]
     if any(a is None for a in axes):
         raise EndsTrunk("it folds positions into features")
-    if shape[0] != x.shape[0]:
+    if homes[0] != 0 or shape[0] != x.shape[0]:
         raise EndsTrunk(f"it moves the batch: {list(x.shape)} becomes {list(shape)}")
     return Map(shape, tuple(int(a) for a in axes if a is not None), x.geometry)
 
