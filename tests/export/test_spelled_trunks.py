@@ -66,6 +66,17 @@ def attended(s: Any, x: Tensor) -> Tensor:
     return x + torch.bmm(q, seen).view_as(x)
 
 
+def linear(s: Any, x: Tensor) -> Tensor:
+    """Every position a product with a sum over all, by unit vectors (Shaker et al. 2023)."""
+    q = f.normalize(x.flatten(2).transpose(1, 2), dim=-1)
+    k = torch.softmax(x.flatten(2), 1)
+    return x + (q @ (k @ q)).transpose(1, 2).view_as(x)
+
+
+def rows_first(s: Any, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x.mean(2, keepdim=True).mean(3, keepdim=True))
+
+
 def gated(s: Any, x: Tensor) -> Tensor:
     """A gate by a Linear, in place of convolutions."""
     return x * torch.sigmoid(s.fc(f.adaptive_avg_pool2d(x, 1).flatten(1)))[:, :, None, None].expand_as(x)
@@ -82,6 +93,14 @@ def spatial(s: Any, x: Tensor) -> Tensor:
     return x * torch.sigmoid(s.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
 
 
+def written(s: Any, x: Tensor) -> Tensor:
+    """Channels normalised in place, one and several at a time."""
+    x = x.clone()
+    x[:, 0] = (x[:, 0] - 0.485) / 0.229
+    x[:, 1:] = x[:, 1:] * 2
+    return x
+
+
 def focus(s: Any, x: Tensor) -> Tensor:
     return torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
 
@@ -90,6 +109,7 @@ EXACT = {
     "normalised in the model": lambda: small(
         Written(lambda s, x: (x - s.mean) / s.std, mean=_drawn(1, 3, 1, 1), std=_drawn(1, 3, 1, 1))
     ),
+    "normalised in place": lambda: small(Written(written)),
     "other order of colours": lambda: small(Written(lambda s, x: x[:, [2, 1, 0]])),
     "grey": lambda: nn.Sequential(Written(lambda s, x: (x * 0.3).sum(1, keepdim=True)), Conv2d(1, 4, 3, 2)),
     "space to depth": lambda: nn.Sequential(nn.PixelUnshuffle(2), Conv2d(12, 4, 3)),
@@ -148,6 +168,8 @@ GLOBAL = {
     "GroupNorm": (lambda: first(nn.GroupNorm(2, 4)), "InstanceNormalization|GroupNormalization"),
     "InstanceNorm": (lambda: first(nn.InstanceNorm2d(4, affine=True)), "InstanceNormalization"),
     "gate by a Linear": (lambda: first(Written(gated, fc=nn.Linear(4, 4))), "Pool|ReduceMean"),
+    "gate by rows and columns": (lambda: first(Written(rows_first)), "ReduceMean"),
+    "attention by a sum": (lambda: first(Written(linear)), "MatMul"),
     "gate along channels": (lambda: first(Written(mixed, conv=nn.Conv1d(1, 1, 3, padding=1))), "ReduceMean"),
     "unit maps": (lambda: first(Written(norm_all)), "ReduceSum"),
     "centred": (lambda: small(Written(lambda s, x: x - x.mean((2, 3), keepdim=True))), "ReduceMean"),
