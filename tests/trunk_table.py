@@ -247,7 +247,8 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines, what is said
     ),
     "coordinates beside the image": (
         "s = Concat <axis = 1> (image, picture) map = Conv (s, wp)",
-        r"Concat 's': a constant of shape \[1, 2, 17, 23\] differs from position to position in the window",
+        r"Concat 's': a constant of shape \[1, 2, 17, 23\] differs from position to position in the window.*"
+        r"coordinates, or a position embedding: the exact engine, --exact, keeps them",
     ),
     "a position embedding": (
         f"""{TOKENS} e = Add (t, embedding) u = Transpose <perm = [0, 2, 1]> (e) s = Reshape (u, grid)

@@ -98,7 +98,8 @@ def check_uniform(value: Array, x: Map) -> None:
         if (value != value.take([0], inside)).any():
             raise NoRule(
                 f"a constant of shape {list(value.shape)} differs from position to position in the window; "
-                "it has no meaning in a larger image (a mean image: use its mean per channel)"
+                "it has no meaning in a larger image (a mean image: use its mean per channel; coordinates, "
+                "or a position embedding: the exact engine, --exact, keeps them)"
             )
 
 
