@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 import surgery.batch_mixes
 import surgery.batch_rules  # noqa: F401  (enters the rules)
@@ -22,8 +21,10 @@ from surgery.mosaic import Ints, Step
 from surgery.ops.pad import pad_value
 from surgery.ops.window import POOLS, statement
 from surgery.parting import Parting, rows_at_once
+from surgery.places import Border, Places
 from surgery.positions import without_units
 from surgery.rules import Map
+from surgery.runtime import BLOCK
 from surgery.shapes import Facts
 
 KEEPS_BATCH = {"Reshape": 0, "Expand": 1}  # ops whose shape is written out, and how it says "as it is"
@@ -83,25 +84,9 @@ class _Writer:
         self.plan = plan
         self.current = current
         strips = {facts.image: plan.image, **plan.strips()}
-        self.parting = Parting(build, trunk.maps, plan.grid, strips, current)
-        self.made: dict[Any, Any] = {}
+        self.places = Places(build)
+        self.parting = Parting(build, self.places, trunk.maps, plan.grid, strips, current)
         self.names = [str(o.name) for o in build.graph.outputs]
-
-    def once(self, call: tuple[str, list[Any], dict[str, Any]]) -> Any:
-        """The output of a new node, one for all uses of the same op on the same inputs."""
-        op, inputs, attrs = call
-        key = (op, *(t.name for t in inputs), *attrs.items())
-        if key not in self.made:
-            self.made[key] = self.build.emit(op, inputs, attrs)
-        return self.made[key]
-
-    def constant(self, name: str, value: NDArray[Any]) -> gs.Constant:
-        """An initializer, one for all uses of the same value."""
-        key = (name, value.dtype.str, value.shape, value.tobytes())
-        if key not in self.made:
-            self.made[key] = self.build.constant(name, value)
-        made: gs.Constant = self.made[key]
-        return made
 
     # -------------------------------------------------------------- over the mosaic
 
@@ -112,11 +97,11 @@ class _Writer:
         if planned.steps:
             self._write_window(op, planned.steps)
         else:
-            gathers = planned.gathers or (((None,) * len(planned.strips)),) * len(names)
+            gathers = planned.gathers or ((None,) * len(planned.strips),) * len(names)
             ways = iter(gathers)
             for i, name in enumerate(op.inputs):
                 if name in self.maps:
-                    op.node.inputs[i] = self.gather(self.current[name], self.maps[name], next(ways))
+                    op.node.inputs[i] = self._brought(op, name, next(ways))
             if op.kind in KEEPS_BATCH:
                 self._retarget(op, planned)
             narrow_constants(self.build, op, self.trunk)
@@ -124,26 +109,38 @@ class _Writer:
         for name, tensor in zip(op.outputs, op.node.outputs, strict=True):
             self.current.setdefault(name, tensor)
 
-    def gather(self, tensor: Any, m: Map, ways: Sequence[Ints | None]) -> Any:
-        """The stored places in another order along each axis."""
-        for axis, places in zip(m.axes, ways, strict=True):
-            if places is not None:
-                tensor = self._taken(tensor, self.constant("places", places), axis, len(m.shape))
-        return tensor
+    def _taken(self, name: str, ways: Sequence[Ints | None], border: Border | None = None) -> Any:
+        lengths = [strip.length for strip in self.parting.strips[name]]
+        return self.places.take(self.current[name], self.maps[name], lengths, ways, border)
 
-    def _taken(self, tensor: Any, index: gs.Constant, axis: int, rank: int) -> Any:
-        """The places along an axis; the last is turned for it, since onnxruntime takes rows faster."""
-        if axis < rank - 1:
-            return self.once(("Gather", [tensor, index], {"axis": axis}))
-        turn = {"perm": (*range(rank - 2), rank - 1, rank - 2)}
-        turned = self.once(("Transpose", [tensor], turn))
-        taken = self.once(("Gather", [turned, index], {"axis": rank - 2}))
-        return self.once(("Transpose", [taken], turn))
+    def _brought(self, op: Op, name: str, ways: Sequence[Ints | None]) -> Any:
+        """An input of a join in the order of its output.
+
+        onnxruntime adds a shortcut within the Conv before, if it lies in blocks of channels, and a pool of
+        single cells, which changes nothing, brings it into these.
+        """
+        taken = self._taken(name, ways)
+        if taken is self.current[name] or not self._added_to_conv(op, name):
+            return taken
+        return self.build.emit("AveragePool", [taken], {"kernel_shape": [1, 1]})
+
+    def _added_to_conv(self, op: Op, name: str) -> bool:
+        """Whether an op adds this input, which fits into blocks, to what a Conv makes."""
+        m = self.maps[name]
+        if (
+            op.kind != "Add"
+            or m.axes != (2, 3)
+            or m.shape[1] % BLOCK
+            or self.facts.dtypes[name] != np.float32
+        ):
+            return False
+        beside = [t for n, t in zip(op.inputs, op.node.inputs, strict=True) if n != name]
+        return [t.inputs[0].op if t.inputs else "" for t in beside] in (["Conv"], ["BatchNormalization"])
 
     def _write_window(self, op: Op, steps: tuple[Step, ...]) -> None:
         m = self.maps[op.inputs[0]]
-        tensor = self.gather(self.current[op.inputs[0]], m, [s.gather for s in steps])
-        op.node.inputs[0] = self._masked(tensor, m, steps, op)
+        ways = [s.gather for s in steps]
+        op.node.inputs[0] = self._taken(op.inputs[0], ways, self._border(op, steps))
         if op.kind == "Pad":
             self._pad_ends(op, m, steps)
             return
@@ -170,36 +167,19 @@ class _Writer:
             op.node.attrs["pads"] = pads
             return
         value = np.asarray(pad_value(op), self.facts.dtypes[op.inputs[0]]).reshape(())
-        op.node.inputs = [op.node.inputs[0], self.build.ints("pads", pads), self.constant("border", value)]
+        op.node.inputs = [
+            op.node.inputs[0],
+            self.build.ints("pads", pads),
+            self.build.constant("border", value),
+        ]
 
-    def _masked(self, tensor: Any, m: Map, steps: tuple[Step, ...], op: Op) -> Any:
-        """The tensor with the op's padding value wherever a window's border must be seen."""
-        valid = [None if s.masked is None else ~s.masked for s in steps]
-        if all(v is None for v in valid):
-            return tensor
+    def _border(self, op: Op, steps: tuple[Step, ...]) -> Border | None:
+        """The op's padding value wherever a window's border must be seen."""
+        masks = tuple(s.masked for s in steps)
+        if all(mask is None for mask in masks):
+            return None
         dtype = self.facts.dtypes[op.inputs[0]]
-        value = np.asarray(border_value(op, dtype), dtype).reshape(())
-        rank = len(m.shape)
-        sides = []
-        for axis, v in zip(m.axes, valid, strict=True):
-            if v is not None:
-                shape = [1] * rank
-                shape[axis] = -1
-                sides.append(self.constant("cells", v.reshape(shape)))
-        if self.build.opset < 9:  # Where came with opset 9
-            return self._mask_by_product(tensor, sides, value)
-        cells = sides[0]
-        for side in sides[1:]:
-            cells = self.once(("And", [cells, side], {}))
-        return self.once(("Where", [cells, tensor, self.constant("border", value)], {}))
-
-    def _mask_by_product(self, tensor: Any, sides: list[gs.Constant], value: NDArray[Any]) -> Any:
-        for side in sides:
-            tensor = self.once(("Mul", [tensor, self.constant("keep", side.values.astype(value.dtype))], {}))
-            if value.item():
-                fill = np.where(side.values, 0, value).astype(value.dtype)
-                tensor = self.once(("Add", [tensor, self.constant("fill", fill)], {}))
-        return tensor
+        return Border(np.asarray(border_value(op, dtype), dtype).reshape(()), masks)
 
     def _divide(self, op: Op, m: Map, steps: tuple[Step, ...], counted: bool) -> None:
         """Correct an average, taken over all taps, to the taps the original counts."""
@@ -211,7 +191,7 @@ class _Writer:
             shape = [1] * len(m.shape)
             shape[axis] = -1
             share = (step.slide.kernel / taps).astype(self.facts.dtypes[op.inputs[0]]).reshape(shape)
-            out = self.build.emit("Mul", [out, self.constant("share", share)])
+            out = self.build.emit("Mul", [out, self.build.constant("share", share)])
         self.current[op.outputs[0]] = out
 
     def _retarget(self, op: Op, planned: Planned) -> None:

@@ -24,8 +24,8 @@ class Costs:
     """Seconds per multiply-add and per byte of a float tensor.
 
     `mac` of a Conv with many channels, `thin` of one with few inputs per group, `depthwise` of one with
-    one; `byte` of a pass over memory, `pool` of a pool's input, `columns` and `rows` of gathering these,
-    `mask` of setting borders, with the reordering of the tensor that each gather or mask breaks into.
+    one; `byte` of a pass over memory, `pool` of a pool's input, `gather` of bringing cells into another
+    order, `turn` of putting their channels last before it and back behind it, `mask` of setting borders.
     """
 
     mac: float = 7.7e-12
@@ -33,9 +33,9 @@ class Costs:
     depthwise: float = 3.3e-11
     byte: float = 3e-11
     pool: float = 9e-11
-    columns: float = 3.3e-10
-    rows: float = 6e-11
-    mask: float = 1.1e-10
+    gather: float = 4e-11
+    turn: float = 1.5e-10
+    mask: float = 2e-11
 
     def op(self, op: Op) -> float:
         """One run of an op on one window."""
@@ -69,26 +69,27 @@ class Costs:
         """What one stored cell more costs in this op and those behind it, in seconds."""
         return sum(self.op(o) / prod(o.out_shape()[2:]) for o in [op, *behind] if len(o.out_shape()) > 2)
 
-    def stage_gathers(self, ops: Sequence[Op], rate: float | None = None) -> float:
-        """What it costs per stored cell to gather before every one of these ops that needs it.
-
-        `rate` is the cost per byte of the axes gathered along; by default of both.
-        """
+    def stage_gathers(self, ops: Sequence[Op]) -> float:
+        """What it costs per stored cell to gather before every one of these ops that needs it."""
         total = 0.0
         for op in ops:
             kernel = op.attr("kernel_shape") or (1,)
             if op.kind in BINARY or max(kernel) > 1:
                 shape = op.out_shape() if op.kind in BINARY else op.in_shape()  # a constant may come first
-                total += self.moving(shape[1], rate)
+                total += self.moving(shape[1])
         return total
 
-    def moving(self, values: float, rate: float | None = None) -> float:
-        """Gathering so many values along both axes, and reordering them before and after."""
-        return 4 * values * ((self.columns + self.rows if rate is None else rate) + 2 * self.byte)
+    def moving(self, values: float) -> float:
+        """Gathering so many values, their channels turned last before and back behind."""
+        return 4 * values * (self.turn + self.gather)
 
     def masking(self, values: float) -> float:
-        """Setting the borders among so many values."""
-        return 4 * values * (self.mask + 2 * self.byte)
+        """Setting the borders among so many values that are gathered."""
+        return 4 * values * self.mask
+
+    def parting(self, values: float) -> float:
+        """Gathering so many values as windows, and putting each window's in one place."""
+        return self.moving(values) + 4 * values * (self.gather + 2 * self.byte)
 
     def copying(self, values: float) -> float:
         """Slices of so many values put one behind the other: two passes."""

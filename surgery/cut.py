@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from surgery.cost import Costs
 from surgery.exact import Plan, Planned, Strips
 from surgery.geometry import Trunk
 from surgery.graph import Op
+from surgery.parting import lie_in_one
+from surgery.rules import Map
 from surgery.shapes import Facts
 
 
@@ -25,7 +25,7 @@ def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, cos
     single = {id(op): costs.op(op) for op in moving}
     later = sum(single.values()) * windows
     strips = {facts.image: full.image, **full.strips()}
-    parting = {n: _parting(strips[n], windows * _values(n, facts), costs) for n in strips}
+    parting = {n: _parting(trunk.maps[n], strips[n], windows, costs) for n in strips}
     users: dict[str, int] = {}
     for op in moving:
         for name in op.inputs:
@@ -46,14 +46,10 @@ def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, cos
     return totals
 
 
-def _values(name: str, facts: Facts) -> float:
-    return prod(facts.shapes[name]) / facts.batch
-
-
-def _parting(strips: Strips, values: float, costs: Costs) -> float:
-    """What it costs to make a batch of windows: copies where each window lies in one piece, else gathers."""
-    in_one = all((np.diff(s.index(), axis=1) == 1).all() for s in strips)
-    return costs.copying(values) if in_one else costs.moving(values)
+def _parting(m: Map, strips: Strips, windows: int, costs: Costs) -> float:
+    """What it costs to make a batch of windows: copies or gathers, whichever it will be."""
+    values = windows * prod(m.shape[1:])
+    return costs.copying(values) if lie_in_one(m, [s.index() for s in strips]) else costs.parting(values)
 
 
 def _over_mosaic(planned: Planned, single: float, trunk: Trunk, costs: Costs) -> float:
@@ -72,13 +68,8 @@ def _over_mosaic(planned: Planned, single: float, trunk: Trunk, costs: Costs) ->
             ways = list(planned.gathers[i]) if planned.gathers else []
             masked = False
         size = channels * prod(sides)
-        last = len(x.shape) - 1
-        rates = [
-            costs.columns if axis == last else costs.rows
-            for axis, way in zip(x.axes, ways, strict=False)
-            if way is not None
-        ]
-        cost += costs.moving(size, sum(rates)) * bool(rates) + costs.masking(size) * masked
+        cost += costs.moving(size) * (masked or any(way is not None for way in ways))
+        cost += costs.masking(size) * masked
     return cost
 
 

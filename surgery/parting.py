@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from surgery.cost import THIN
 from surgery.exact import Strips
 from surgery.graph import Builder, Op
 from surgery.mosaic import Ints
+from surgery.places import Places
 from surgery.rules import Map
 from surgery.shapes import Facts
 
@@ -36,31 +38,35 @@ def _bytes(name: str, facts: Facts) -> int:
     return prod(facts.shapes[name]) * facts.dtypes[name].itemsize // facts.batch
 
 
-def take_windows(build: Builder, tensor: Any, m: Map, index: Sequence[Ints]) -> Any:
+def lie_in_one(m: Map, index: Sequence[Ints]) -> bool:
+    """Whether slices take the windows best: each lies in one piece, with too few channels for a gather."""
+    few = prod(m.shape[d] for d in m.channel_dims) < THIN
+    return few and all((np.diff(i, axis=1) == 1).all() for i in index)
+
+
+def take_windows(places: Places, tensor: Any, m: Map, index: Sequence[Ints]) -> Any:
     """The windows at these stored places of each axis, as a batch: `[windows * N, ...]`."""
-    count = prod(len(i) for i in index)
-    if count <= SLICES and all((np.diff(i, axis=1) == 1).all() for i in index):
+    build, count = places.build, prod(len(i) for i in index)
+    if count <= SLICES and lie_in_one(m, index):
         return _sliced(build, tensor, m, index)
-    for axis, places in zip(m.axes, index, strict=True):
-        taken_at = build.ints("windows", places.ravel())
-        if axis == len(m.shape) - 1:  # onnxruntime takes rows faster than columns
-            turn = [*range(axis - 1), axis, axis - 1]
-            taken = build.emit("Gather", [build.transpose(tensor, turn), taken_at], {"axis": axis - 1})
-            tensor = build.transpose(taken, turn)
-        else:
-            tensor = build.emit("Gather", [tensor, taken_at], {"axis": axis})
-    dims: list[int] = [0]
-    grid_at: dict[int, int] = {}
-    inner: list[int] = []
-    for d in range(1, len(m.shape)):
-        if d in m.axes:
-            grid_at[d] = len(dims)
-            dims.append(len(index[m.axes.index(d)]))
-        inner.append(len(dims))
-        dims.append(m.shape[d])
-    split = build.reshape(tensor, dims)
-    order = [*(grid_at[a] for a in m.axes), 0, *inner]
-    return build.reshape(build.transpose(split, order), [-1, *m.shape[1:]])
+    cells = places.cells_first(tensor, m)
+    for k, taken_at in enumerate(index):
+        cells = build.emit("Gather", [cells, build.ints("windows", taken_at.ravel())], {"axis": 1 + k})
+    grid = [len(i) for i in index]
+    inside = [m.shape[a] for a in m.axes]
+    channels = [m.shape[d] for d in m.channel_dims]
+    split = build.reshape(
+        cells, [0, *(n for pair in zip(grid, inside, strict=True) for n in pair), *channels]
+    )
+    rank = len(index)
+    order = [
+        *range(1, 2 * rank, 2),
+        0,
+        *range(2, 2 * rank + 1, 2),
+        *range(2 * rank + 1, 2 * rank + 1 + len(channels)),
+    ]
+    batch = build.reshape(build.emit("Transpose", [split], {"perm": order}), [-1, *inside, *channels])
+    return places.channels_back(batch, m)
 
 
 def _sliced(build: Builder, tensor: Any, m: Map, index: Sequence[Ints]) -> Any:
@@ -79,12 +85,14 @@ class Parting:
     def __init__(
         self,
         build: Builder,
+        places: Places,
         maps: dict[str, Map],
         grid: tuple[int, ...],
         strips: dict[str, Strips],
         current: dict[str, Any],
     ) -> None:
         self.build = build
+        self.places = places
         self.maps = maps
         self.grid = grid
         self.strips = strips
@@ -111,7 +119,7 @@ class Parting:
         else:
             index = [s.index() for s in self.strips[name]]
             index[0] = index[0][first:last]
-            self.parted[key] = take_windows(self.build, self.current[name], self.maps[name], index)
+            self.parted[key] = take_windows(self.places, self.current[name], self.maps[name], index)
         return self.parted[key]
 
     def open(self, rows: int, step: int, body: set[str]) -> None:

@@ -90,6 +90,7 @@ class Lowering:
                 self.users.setdefault(name, []).append(node)
         self.plain: set[str] = set()
         self.blocked: set[str] = set()
+        self.turned: dict[str, str] = {}
         self.steps: list[Step] = []
         for node in nodes:
             self._lower(node)
@@ -109,15 +110,17 @@ class Lowering:
     # -------------------------------------------------------------- layouts
 
     def _as_plain(self, name: str) -> str:
-        if name in self.blocked and name not in self.plain:
+        if name not in self.plain and (name in self.blocked or name in self.turned):
             self.plain.add(name)
-            self.steps.append(Step((_block(name),), (self._buffer(name),)))
+            source = _block(name) if name in self.blocked else self.turned[name]
+            self.steps.append(Step((source,), (self._buffer(name),)))
         return name
 
     def _as_blocked(self, name: str) -> str:
         if name not in self.blocked:
             self.blocked.add(name)
-            self.steps.append(Step((name,), (self._block_buffer(name),)))
+            source = name if name in self.plain else self.turned.get(name, name)
+            self.steps.append(Step((source,), (self._block_buffer(name),)))
         return _block(name)
 
     def _buffer(self, name: str) -> Buffer:
@@ -125,7 +128,9 @@ class Lowering:
 
     def _block_buffer(self, name: str) -> Buffer:
         channels = max(1, self.channels(name))
-        return Buffer(_block(name), self.size(name) // channels * (-(-channels // BLOCK) * BLOCK))
+        key = self.keys.get(name)
+        whole = self.size(name) // channels * (-(-channels // BLOCK) * BLOCK)
+        return Buffer(_block(name), whole, None if key is None else ("blocks", *key))
 
     def _make_blocked(self, name: str, reads: Sequence[str], over: Sequence[str] = ()) -> None:
         self.blocked.add(name)
@@ -138,7 +143,7 @@ class Lowering:
         if not made:
             return
         moving = [i for i in node.input if i and i not in self.still]
-        if self._runs_blocked(node, made[0], moving):
+        if self._runs_blocked(node, made[0], moving) or self._turns(node, made[0]):
             return
         reads = tuple(self._as_plain(i) for i in moving)
         self.plain.update(made)
@@ -148,6 +153,21 @@ class Lowering:
         scratch = self.size(made[0]) if node.op_type == "Where" else 0
         over = reads if node.op_type in IN_PLACE else ()
         self.steps.append(Step(reads, tuple(self._buffer(o) for o in made), scratch, over))
+
+    def _turns(self, node: onnx.NodeProto, made: str) -> bool:
+        """Channels put last, or second again, by the pass that takes a tensor out of blocks, or into them."""
+        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+        x = node.input[0] if node.input else ""
+        if node.op_type != "Transpose" or not self.channels(made):
+            return False
+        if perm == [0, 2, 3, 1] and x in self.blocked and x not in self.plain:
+            self.plain.add(made)
+            self.steps.append(Step((_block(x),), (self._buffer(made),)))
+            return True
+        if perm == [0, 3, 1, 2]:
+            self.turned[made] = self._as_plain(x)
+            return True
+        return False
 
     def _runs_blocked(self, node: onnx.NodeProto, made: str, moving: list[str]) -> bool:
         """Write the steps of a node that runs over blocks of channels; False where it is none."""
