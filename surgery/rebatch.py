@@ -75,7 +75,7 @@ def _step(region: Region, op: Op, *, in_head: bool, free: bool) -> bool:
 def gives_up_batch(op: Op, free: bool) -> bool:
     """Whether an op of a head takes the batch, of one image, for something else.
 
-    Where the batch is `free`, what takes values of several images together does it on purpose. What ranks
+    Where the batch is `free`, what takes several images together, or some of them, does it on purpose. What ranks
     or normalises along the batch alone is a mistake, whose answer is the same for every image.
     """
     if op.kind in RANKING and (op.kind not in SOFT or op.opset >= 13) and tuple(_along(op)) == (0,):
@@ -86,7 +86,7 @@ def gives_up_batch(op: Op, free: bool) -> bool:
         return permutation(op)[0] != 0
     if op.kind == "Unsqueeze":  # of several images it would put the batch into dim 1
         return 0 in (a % len(op.out_shape()) for a in op.setting("axes", 1, 13) or ())
-    if op.kind in RESHAPES or (free and op.kind in MIXING):
+    if op.kind in RESHAPES or (free and op.kind in (*MIXING, "Slice")):
         return False
     return 0 in _along(op)
 

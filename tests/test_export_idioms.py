@@ -187,10 +187,19 @@ def test_a_slice_of_the_whole_batch_is_nothing() -> None:
     assert not done.result.reasons
 
 
-def test_a_slice_of_the_first_image_is_refused() -> None:
+@pytest.mark.parametrize("images", ["1", "N"])
+def test_a_slice_of_the_first_image_is_refused_where_there_may_be_more(images: str) -> None:
     lines = f"{WHOLE.replace('9223372036854775807', '1')} f = Flatten (whole)"
+    model = net(
+        f"{lines} scores = Gemm <transB = 1> (f, w, b)",
+        "float[5,72] w, float[5] b",
+        image=f"float[{images},2,9,8] image",
+    )
+    if images == "1":
+        assert_lifted(model)
+        return
     with pytest.raises(surgery.Refused, match="part of the batch"):
-        surgery.convert(net(f"{lines} scores = Gemm <transB = 1> (f, w, b)", "float[5,72] w, float[5] b"))
+        surgery.convert(model)
 
 
 # ------------------------------------------------ x[:, 1:-1, :, ::2]: every dim named, those taken whole too
