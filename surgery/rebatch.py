@@ -75,8 +75,8 @@ def _step(region: Region, op: Op, *, in_head: bool, free: bool) -> bool:
 def gives_up_batch(op: Op, free: bool) -> bool:
     """Whether an op of a head takes the batch, of one image, for something else.
 
-    Where the batch is `free`, what takes several images together, or some of them, does it on purpose. What ranks
-    or normalises along the batch alone is a mistake, whose answer is the same for every image.
+    Where the batch is `free`, what takes several images together, or some of them, does it on purpose.
+    What ranks or normalises along the batch alone is a mistake, whose answer is the same for every image.
     """
     if op.kind in RANKING and (op.kind not in SOFT or op.opset >= 13) and tuple(_along(op)) == (0,):
         return False
