@@ -44,6 +44,9 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = QUIET
         options.intra_op_num_threads = threads
+        options.enable_mem_pattern = (
+            False  # it takes one block for a whole run beside what the first run took
+        )
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         if for_proof:

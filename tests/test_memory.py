@@ -17,6 +17,7 @@ from exactly import cuts
 
 import surgery
 from surgery.memory import peak
+from surgery.session import Session
 
 WITHIN = 0.3
 MEASURE = """
@@ -81,6 +82,11 @@ def test_one_convolution_holds_its_blocked_input_and_output() -> None:
 
 def test_channels_are_filled_up_to_whole_blocks() -> None:
     assert peak(conv(20, 40, 2)) == 2 * 32 * 40 * 40 * 4
+
+
+def test_sessions_hold_no_block_for_a_whole_run() -> None:
+    opened = Session(conv(8, 16, 1))
+    assert not opened._session.get_session_options().enable_mem_pattern
 
 
 def test_the_peak_grows_with_the_image() -> None:
