@@ -217,7 +217,7 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
     "GatherND": ("map = GatherND <batch_dims = 0> (c, wherever)", "places counted through the whole tensor"),
     "Scatter": ("map = Scatter <axis = 1> (c, spots1x, updates)", "places counted through the whole tensor"),
     "ScatterElements": (
-        "map = ScatterElements <axis = 1> (c, spots1x, updates)",
+        "map = ScatterElements <axis = 3> (c, spots1x, updates)",
         "places counted through the whole tensor",
     ),
     "ScatterND": ("map = ScatterND (c, wherever1, updates1)", "places counted through the whole tensor"),
