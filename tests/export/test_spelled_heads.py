@@ -124,6 +124,10 @@ ANSWERS = {
     "best three": lambda: twenty(lambda s, x: x.topk(3, 1)[0]),
     "sorted": lambda: twenty(lambda s, x: x.sort(1, descending=True)[0]),
     "cumulative": lambda: twenty(lambda s, x: x.cumsum(1)),
+    "attention over the window's own cells": lambda: Written(
+        lambda s, x: s.mix(*[x.flatten(2).transpose(1, 2)] * 3)[0].mean(1),
+        mix=nn.MultiheadAttention(C, 2, batch_first=True),
+    ),
 }
 HEADS = {**FLATTENED, **POOLED, **ANSWERS}
 REFUSED = {
@@ -136,13 +140,6 @@ REFUSED = {
     "over positions": (
         lambda: Written(lambda s, x: s.conv(x.flatten(2)).flatten(1), conv=nn.Conv1d(C, 2, 3)),
         "Conv .* map",
-    ),
-    "of tokens": (
-        lambda: Written(
-            lambda s, x: s.mix(*[x.flatten(2).transpose(1, 2)] * 3)[0].mean(1),
-            mix=nn.MultiheadAttention(C, 2, batch_first=True),
-        ),
-        "batch dim|tokens|attention",
     ),
 }
 
