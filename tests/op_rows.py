@@ -6,7 +6,7 @@ head `c` and `s` are [1, 8], features of the map `m`. `TWICE` are the lines that
 
 from __future__ import annotations
 
-DECLARED = (
+DECLARED = (  # N stands for the images of the batch
     "float[4,2,3,3] w1, float[8,352] wf, float[8,4,1,1] w84, float[4,4,2,2] wt, float[3,4,8,11] whole, "
     "float[8,8] w88, float[4,4] kernel, float[1,4,8,11] picture, float[4] gamma, float[4] beta, float[4] "
     "mean, float[4] var, float[8] gamma8, float[8] beta8, float[8] mean8, float[8] var8, float[4,1,1] "
@@ -15,23 +15,23 @@ DECLARED = (
     "float sc = {0.05}, uint8 z = {128}, int8 zi = {0}, float sw = {0.02}, float unit = {0.00390625}, "
     "uint8 none = {0}, int8[4,4,1,1] q44, int8[3,4,8,11] whole_q, int8[8,8] i88, int64[1] k0 = {0}, "
     "int64[1] axis1 = {1}, int64[1] k2 = {2}, int64[1] k4 = {4}, int64 along = {1}, int64 depth = {8}, "
-    "int64[2] flat = {1, -1}, int64[3] pairs = {1, 2, 4}, int64[3] rows = {1, 4, 88}, int64[4] grid = {1, "
-    "4, 8, 11}, int64[3] column = {1, 8, 1}, int64[4] column2 = {1, 8, 1, 1}, int64[3] tripled = {1, 3, "
+    "int64[2] flat = {1, -1}, int64[3] pairs = {N, 2, 4}, int64[3] rows = {N, 4, 88}, int64[4] grid = {N, "
+    "4, 8, 11}, int64[3] column = {N, 8, 1}, int64[4] column2 = {N, 8, 1, 1}, int64[3] tripled = {1, 3, "
     "8}, int64[3] turned = {6, 0, 3}, int64[1,8] places = {7, 6, 5, 4, 3, 2, 1, 0}, int64[4] repeats = "
     "{1, 2, 1, 1}, int64[2] repeats1 = {1, 2}, bool[2,1,1,1] seen, int64[3] inside = {1, 2, 3}, int64 "
-    "none64 = {0}, float[1,1] single, int64[4] twice = {2, 1, 1, 1}, int64 k00 = {0}, int64[1,4,8,11] "
-    "places4, int64[8] pads0 = {1, 0, 0, 0, 0, 0, 0, 0}, bool yes = {1}, int64[4] sized = {1, 4, 5, 5}, "
-    "float[1,5,5,2] spots, float[1,88,2] turn, float[2,1,1,1] pair, uint8[2,1,1,1] pair_q, int64 depth4 = "
-    "{4}, float[6,352] w6, int64[3] two3 = {1, 2, 3}, int64[4] small = {1, 2, 2, 2}, float[2,1,2,2] wt2, "
-    "int64[4] four = {1, 4, 4, 4}, float[32,352] w32, float[32] b32, uint8[4,4] u44, float[2,1,11,11] "
-    "pair11, int64[2] two_four = {2, 4}, int64[4] folded8 = {1, 8, 2, 2}, float[4,2,1,1] w42, "
-    "float[4,32,1,1] w432, float[4,8,1,1] w48, int8[4,4] i44, int64[4] eight4 = {1, 1, 8, 1}, bool[4] "
-    "mask4 = {1, 1, 1, 1}, float[4,4,2,2] w4422, float[1,8,7,10] offsets, float[1,4,4] rw4, float[1,4,4] "
-    "rr4, float[1,12,4] gw4, float[1,12,4] gr4, float[1,16,4] lw4, float[1,16,4] lr4, int64[4] back = {1, "
-    "4, 1, 1}, int64[1,1] wherever, int64[1,1,8,11] spots1x, float[1,1,8,11] updates, int64[1,2] "
+    "none64 = {0}, float[N,2] single, int64[4] twice = {2, 1, 1, 1}, int64 k00 = {0}, int64[N,4,8,11] "
+    "places4, int64[8] pads0 = {1, 0, 0, 0, 0, 0, 0, 0}, bool yes = {1}, int64[4] sized = {N, 4, 5, 5}, "
+    "float[N,5,5,2] spots, float[N,88,2] turn, float[2,1,1,1] pair, uint8[2,1,1,1] pair_q, int64 depth4 = "
+    "{4}, float[6,352] w6, int64[3] two3 = {N, 2, 3}, int64[4] small = {N, 2, 2, 2}, float[2,1,2,2] wt2, "
+    "int64[4] four = {N, 4, 4, 4}, float[32,352] w32, float[32] b32, uint8[4,4] u44, float[2,1,11,11] "
+    "pair11, int64[2] two_four = {4, 4}, int64[4] folded8 = {N, 8, 2, 2}, float[4,2,1,1] w42, "
+    "float[4,32,1,1] w432, float[4,8,1,1] w48, int8[4,4] i44, int64[4] eight4 = {N, 1, 8, 1}, bool[4] "
+    "mask4 = {1, 1, 1, 1}, float[4,4,2,2] w4422, float[N,8,7,10] offsets, float[1,4,4] rw4, float[1,4,4] "
+    "rr4, float[1,12,4] gw4, float[1,12,4] gr4, float[1,16,4] lw4, float[1,16,4] lr4, int64[4] back = {N, "
+    "4, 1, 1}, int64[1,1] wherever, int64[1,1,8,11] spots1x, float[N,1,8,11] updates, int64[1,2] "
     "wherever1, float[1,8,11] updates1, int64 turns = {2}, float[1,5] boxes, float[1,4] boxes4, int64[3] "
-    "boxes3 = {1, 88, 4}, int64[1] lengths = {4}, int8[1,1] single_q, int64[8] pads = {0, 0, 1, 1, 0, 0, "
-    "1, 1}, int64[4] pads1 = {0, 1, 0, 1}"
+    "boxes3 = {N, 88, 4}, int64[N] lengths = {4, 4}, int8[N,2] single_q, int64[8] pads = {0, 0, 1, 1, 0, "
+    "0, 1, 1}, int64[4] pads1 = {0, 1, 0, 1}"
 )
 
 ANYWHERE = (

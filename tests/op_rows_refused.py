@@ -7,27 +7,27 @@ from op_rows import COMPARED, DQ, LOGICAL, MICROSOFT, PAIRS, REDUCED, Q
 TOKENS = "r = Reshape (c, rows) t = Transpose <perm = [0, 2, 1]> (r)"
 BACK = "u = Transpose <perm = [0, 2, 1]> (e) map = Reshape (u, grid)"
 MADE = "f = Flatten (c) y = Gemm <transB = 1> (f, w32, b32) r = Reshape (y, folded8)"
-FIRST = "map = Gather <axis = 0> (x, k0)"
-MOVES = "batch"
+SAME = "map = Identity (x)"
+MOVES = "differs from image to image of the batch"
 BATCH = r"over the batch"
 
 REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is said
     # a constant for each image of a batch of two
-    **{op: (f"x = {op} (c, pair) {FIRST}", MOVES) for op in (*PAIRS, "Div", "Pow")},
-    **{op: (f"b = {op} (c, pair) x = Cast <to = 1> (b) {FIRST}", MOVES) for op in COMPARED},
-    **{op: (f"a = Less (c, zero) b = {op} (a, seen) x = Cast <to = 1> (b) {FIRST}", MOVES) for op in LOGICAL},
-    "MatMul": (f"x = MatMul (c, pair11) {FIRST}", MOVES),
-    "PRelu": (f"x = PRelu (c, pair) {FIRST}", MOVES),
-    "Mod": (f"x = Mod <fmod = 1> (c, pair) {FIRST}", MOVES),
-    "Where": (f"b = Less (c, zero) x = Where (b, c, pair) {FIRST}", MOVES),
+    **{op: (f"x = {op} (c, pair) {SAME}", MOVES) for op in (*PAIRS, "Div", "Pow")},
+    **{op: (f"b = {op} (c, pair) x = Cast <to = 1> (b) {SAME}", MOVES) for op in COMPARED},
+    **{op: (f"a = Less (c, zero) b = {op} (a, seen) x = Cast <to = 1> (b) {SAME}", MOVES) for op in LOGICAL},
+    "MatMul": (f"x = MatMul (c, pair11) {SAME}", MOVES),
+    "PRelu": (f"x = PRelu (c, pair) {SAME}", MOVES),
+    "Mod": (f"x = Mod <fmod = 1> (c, pair) {SAME}", MOVES),
+    "Where": (f"b = Less (c, zero) x = Where (b, c, pair) {SAME}", MOVES),
     f"{MICROSOFT}QLinearAdd": (
         f"{Q} d = {MICROSOFT}QLinearAdd (q, sc, z, pair_q, sc, z, sc, z) x = DequantizeLinear "
-        f"(d, sc, z) {FIRST}",
+        f"(d, sc, z) {SAME}",
         MOVES,
     ),
     f"{MICROSOFT}QLinearMul": (
         f"{Q} d = {MICROSOFT}QLinearMul (q, sc, z, pair_q, sc, z, sc, z) x = DequantizeLinear "
-        f"(d, sc, z) {FIRST}",
+        f"(d, sc, z) {SAME}",
         MOVES,
     ),
     **{
@@ -50,13 +50,16 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
     "Concat": ("a = Concat <axis = 0> (c, c) map = Gather <axis = 0> (a, k0)", "batch"),
     "CumSum": ("map = CumSum (c, none64)", "batch"),
     "Einsum": ("""map = Einsum <equation = "bchw,db->dchw"> (c, single)""", "batch"),
-    "Expand": ("e = Expand (c, twice) map = Gather <axis = 0> (e, k0)", "batch"),
+    "Expand": ("e = Expand (c, twice) map = Relu (e)", "batch"),
     "Flatten": (
         "f = Flatten (c) y = Gemm <transB = 1> (f, wf) r = Reshape (y, pairs) t = Flatten "
         "<axis = 2> (r) u = Relu (t) v = Reshape (u, eight4) map = Expand (v, grid)",
         "batch",
     ),
-    "Gather": ("e = Gather <axis = 0> (c, k00) map = Reshape (e, grid)", "batch"),
+    "Gather": (
+        "e = Gather <axis = 0> (c, k0) map = Concat <axis = 0> (e, e)",
+        "it takes a part of the batch",
+    ),
     "GatherElements": ("e = GatherElements <axis = 0> (c, places4) map = Relu (e)", "batch"),
     "LayerNormalization": ("map = LayerNormalization <axis = 0> (c, picture)", "batch"),
     "MeanVarianceNormalization": ("map = MeanVarianceNormalization (c)", "batch"),
@@ -74,7 +77,6 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
     ),
     "Slice": ("e = Slice (c, k0, axis1, k0) map = Relu (e)", "batch"),
     "Split": ("e = Split <axis = 0, num_outputs = 1> (c) map = Relu (e)", "batch"),
-    "Squeeze": ("e = Squeeze (c, k0) map = Unsqueeze (e, k0)", "batch"),
     "Tile": ("e = Tile (c, twice) map = Gather <axis = 0> (e, k0)", "batch"),
     "TopK": ("e, i = TopK <axis = 0> (c, axis1) map = Relu (e)", "batch"),
     "Transpose": (
@@ -143,10 +145,13 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
         "(q, sc, z, sc, z) e = DequantizeLinear (d, sc, z) map = Conv (e, w48)",
         "it pools features that are no longer a map",
     ),
-    "Gemm": ("f = Flatten (c) y = Gemm <transA = 1> (f, single) map = Reshape (y, grid)", "transA"),
+    "Gemm": (
+        "f = Flatten (c) y = Gemm <transA = 1> (f, single) t = Transpose (y) map = Reshape (t, grid)",
+        "transA",
+    ),
     f"{MICROSOFT}QGemm": (
         f"{Q} f = Flatten (q) d = {MICROSOFT}QGemm <transA = 1> (f, sc, z, single_q, sw, zi, ,"
-        " sc, z) y = DequantizeLinear (d, sc, z) map = Reshape (y, grid)",
+        " sc, z) y = DequantizeLinear (d, sc, z) t = Transpose (y) map = Reshape (t, grid)",
         "transA",
     ),
     "MatMulInteger": (
@@ -217,7 +222,7 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
     "GatherND": ("map = GatherND <batch_dims = 0> (c, wherever)", "places counted through the whole tensor"),
     "Scatter": ("map = Scatter <axis = 1> (c, spots1x, updates)", "places counted through the whole tensor"),
     "ScatterElements": (
-        "map = ScatterElements <axis = 3> (c, spots1x, updates)",
+        "i = ArgMax <axis = 1> (c) map = ScatterElements <axis = 1> (c, i, updates)",
         "places counted through the whole tensor",
     ),
     "ScatterND": ("map = ScatterND (c, wherever1, updates1)", "places counted through the whole tensor"),
@@ -255,4 +260,10 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
         "lengths) map = Reshape (e, grid)",
         "sequences of lengths",
     ),
+}
+
+ONE_IMAGE = {  # rows whose net takes a batch of one; all others take two
+    *("Clip", "Conv", "ConvInteger", "QLinearConv", "DequantizeLinear", "QuantizeLinear"),
+    *(f"{MICROSOFT}DequantizeLinear", f"{MICROSOFT}QuantizeLinear"),
+    *(f"{MICROSOFT}QLinearLeakyRelu", f"{MICROSOFT}QLinearSigmoid"),
 }

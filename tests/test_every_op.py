@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import law
 import nets
 import onnx
@@ -9,7 +11,7 @@ import pytest
 from done import convert
 from op_rows import ANYWHERE, BETWEEN, DECLARED, GELUS, HEAD_ONLY, MICROSOFT, OPSETS, TRUNKS
 from op_rows_of_heads import HEADS
-from op_rows_refused import REFUSED
+from op_rows_refused import ONE_IMAGE, REFUSED
 from trunks import named
 
 import surgery
@@ -18,7 +20,16 @@ from surgery import matrix
 NEVER_REFUSED = {
     *ANYWHERE,
     *BETWEEN,
-    *("Acosh", "Cast", "IsInf", "IsNaN", "Not", "Unsqueeze", f"{MICROSOFT}QLinearGlobalAveragePool"),
+    *(
+        "Acosh",
+        "Cast",
+        "IsInf",
+        "IsNaN",
+        "Not",
+        "Squeeze",
+        "Unsqueeze",
+        f"{MICROSOFT}QLinearGlobalAveragePool",
+    ),
     *("AveragePool", "LpPool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"),
     *(f"{MICROSOFT}{op}" for op in GELUS),
 }
@@ -30,15 +41,16 @@ FEATURES = "m = Conv <strides = [2, 2]> (image, w1) flat1 = Flatten (m) c = Gemm
 POOL = "pooled = GlobalAveragePool (map) folded = Flatten (pooled)"
 
 
-def net(op: str, lines: str, features: int) -> onnx.ModelProto:
+def net(op: str, lines: str, features: int, batch: int = 1) -> onnx.ModelProto:
     """A model of these lines with one layer more, in the words of the opset of the op."""
     opset = OPSETS.get(op, 23)
     lines += " scores = Gemm <transB = 1> (folded, w5, b5)"
-    weights = f"{named(lines, DECLARED)}, float[5,{features}] w5, float[5] b5"
+    declared = re.sub(r"\bN\b", str(batch), DECLARED)
+    weights = f"{named(lines, declared)}, float[5,{features}] w5, float[5] b5"
     ir, domains = (8 if opset < 21 else 10), f'"": {opset}, "com.microsoft": 1'
     return nets.parse(
         f"<ir_version: {ir}, opset_import: [{domains}]> "
-        f"net (float[1,2,17,23] image) => (float[1,5] scores) <{weights}> {{ {lines} }}"
+        f"net (float[{batch},2,17,23] image) => (float[{batch},5] scores) <{weights}> {{ {lines} }}"
     )
 
 
@@ -83,7 +95,7 @@ def test_in_a_head(op: str) -> None:
 @pytest.mark.parametrize("op", REFUSED)
 def test_refused(op: str) -> None:
     lines, says = REFUSED[op]
-    model = net(op, f"{FIRST} s = Sigmoid (c) {lines} {POOL}", 4)
+    model = net(op, f"{FIRST} s = Sigmoid (c) {lines} {POOL}", 4, 1 if op in ONE_IMAGE else 2)
     with pytest.raises(surgery.Refused, match=says) as caught:
         surgery.convert(model)
     assert f" {op.rpartition('.')[2]} " in str(caught.value)
