@@ -264,9 +264,10 @@ class Original:
         if self._trunk is None:
             self._trunk = self._free_trunk(sources)
         if isinstance(self._trunk, Session):
-            feeds = {n: v for n, v in self._feeds(image).items() if n in self._trunk.inputs}
+            images = np.repeat(image, self.facts.batch, axis=0)  # a constant may have a row for each
+            feeds = {n: v for n, v in self._feeds(images).items() if n in self._trunk.inputs}
             try:
-                return self._trunk.run(feeds, sources)
+                return {n: v[: len(image)] for n, v in self._trunk.run(feeds, sources).items()}
             except BadInput:
                 self._trunk = "baked"
         return None

@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[str, str]] = {  # lines that make `map` of `c`, what is
     "Concat": ("a = Concat <axis = 0> (c, c) map = Gather <axis = 0> (a, k0)", "batch"),
     "CumSum": ("map = CumSum (c, none64)", "batch"),
     "Einsum": ("""map = Einsum <equation = "bchw,db->dchw"> (c, single)""", "batch"),
-    "Expand": ("e = Expand (c, twice) map = Relu (e)", "batch"),
+    "Expand": ("e = Expand (c, five) map = ReduceMean <keepdims = 0> (e, k0)", "batch"),
     "Flatten": (
         "f = Flatten (c) y = Gemm <transB = 1> (f, wf) r = Reshape (y, pairs) t = Flatten "
         "<axis = 2> (r) u = Relu (t) v = Reshape (u, eight4) map = Expand (v, grid)",

@@ -82,6 +82,24 @@ def test_a_signal_in_groups() -> None:
     law.assert_equals_crops(model, done.proto, (32,), (2,))
 
 
+@pytest.mark.parametrize("line", ["map = Mul (c, pair)", "map = Expand (c, twice)"])
+def test_a_batch_of_two_written_out_alike_for_both(line: str) -> None:
+    weights = "float[4,2,3,3] w1, float[2,1,1,1] pair = {0.5, 0.5}, int64[4] twice = {2, 1, 1, 1}"
+    lines, two = f"{DOWN} {line}", "float[2,2,17,23] image"
+    model = net(lines, named(lines, weights), 4, image=two)
+    done = convert(model)
+    assert done.result.verdict == "exact"
+    alone = net(
+        lines,
+        named(
+            lines,
+            weights.replace("[2,1,1,1]", "[1,1,1,1]").replace("0.5, 0.5", "0.5").replace("{2, ", "{1, "),
+        ),
+        4,
+    )
+    law.assert_equals_crops(alone, done.proto, SIZES[0], done.geometry.stride)
+
+
 # ------------------------------------------------ inputs beside the image
 
 

@@ -37,7 +37,8 @@ def net(
     ir = 8 if opset < 21 else 10
     lines = spelled(lines, opset)
     declared = ", ".join(w for w in (weights, f"float[5,{features}] wh, float[5] bh" if head else "") if w)
-    outputs = f"float[1,5] scores{', ' + out if out else ''}"
+    batch = image[image.index("[") + 1 : image.index(",")]
+    outputs = f"float[{batch},5] scores{', ' + out if out else ''}"
     return nets.parse(
         f'<ir_version: {ir}, opset_import: ["": {opset}]> net ({image}) => ({outputs}) '
         f"<{declared}> {{ {lines} {head} }}",

@@ -119,14 +119,17 @@ def met_geometry(several: list[Packed]) -> tuple[Axis, ...]:
 
 
 def check_uniform(value: Array, x: Packed) -> None:
-    """Raise where a constant differs from position to position inside the window."""
-    for d in x.axes:
+    """Raise where a constant differs from position to position of the window, or from image to image."""
+    for d, dim in enumerate(x.dims):
         inside = d - len(x.dims) + value.ndim
-        if inside >= 0 and (value != value.take([0], inside)).any():
+        if inside < 0 or not holds(dim, *PLACES) or (value == value.take([0], inside)).all():
+            continue
+        if holds(dim, CELLS, CONTEXT):
             raise NoRule(
                 f"a constant of shape {list(value.shape)} differs from position to position in the window; "
                 "it has no meaning in a larger image (a position embedding, a relative position bias)"
             )
+        raise NoRule(f"a constant of shape {list(value.shape)} differs from image to image of the batch")
 
 
 @packed.rule(*SOFT)

@@ -89,8 +89,10 @@ def meet(x: Map, y: Map) -> Map:
 
 
 def check_uniform(value: Array, x: Map) -> None:
-    """Raise where a constant differs from position to position inside the window."""
+    """Raise where a constant differs from position to position of the window, or from image to image."""
     lead = len(x.shape) - value.ndim
+    if not lead and (value != value[:1]).any():
+        raise NoRule(f"a constant of shape {list(value.shape)} differs from image to image of the batch")
     for axis in x.axes:
         inside = axis - lead
         if inside < 0 or value.shape[inside] == 1:
