@@ -20,7 +20,7 @@ from surgery.compare import Gap
 from surgery.errors import BadInput, Mismatch
 from surgery.fc_plan import Block, check_size, choose, guard, matrix_of
 from surgery.geometry import ops_of
-from surgery.graph import Builder, Op
+from surgery.graph import Builder, Op, in_order
 from surgery.model import (
     Model,
     ModelLike,
@@ -144,7 +144,7 @@ def rewrite(
     """The model with a Gemm in the place of each op, unproven."""
     build = Builder(graph, source.opset, space=len(source.image.type.tensor_type.shape.dim) - 2)
     names = [multiply(build, op, matrix) for op, matrix in zip(ops, matrices, strict=True)]
-    proto = from_graph(graph.cleanup().toposort(), source.proto)
+    proto = from_graph(in_order(graph.cleanup()), source.proto)
     for name, op, matrix in zip(names, ops, matrices, strict=True):
         progress(f"{op.kind} {op.name!r}: its matrix of {matrix.shape[0]} x {matrix.shape[1]}")
         proto.graph.initializer.append(numpy_helper.from_array(matrix.dense(), name))

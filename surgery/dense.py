@@ -11,7 +11,7 @@ from surgery import dynamic, finish, lift
 from surgery import stride as strides
 from surgery.analysis import Analysis, Options
 from surgery.errors import Refused
-from surgery.graph import Op
+from surgery.graph import Op, in_order
 from surgery.head import Head
 from surgery.kernels import check_valid
 from surgery.lift import Row
@@ -37,7 +37,7 @@ def rewrite(
         graph, opset, trunk, replace(found, fragmented=bool(factors)), tensors, pure_conv=options.pure_conv
     )
     notes = dynamic.free(graph, opset, ops, trunk, facts)
-    graph.cleanup().toposort()
+    in_order(graph.cleanup())
     space = dynamic.GRID_NAMES[len(facts.axes)]
     shapes = {name: (dynamic.BATCH, *features, *space) for name, features in dims.items()}
     dynamic.name_dims(graph, facts, trunk, shapes)
@@ -50,7 +50,7 @@ def rewrite(
     if options.reduce:
         softs = softmax_inputs(analysis.model.proto.graph, PROBABILITIES)
         notes += finish.reduce(graph, opset, options.reduce, list(dims), len(facts.axes), softs)
-    proto = from_graph(graph.cleanup().toposort(), analysis.model.proto)
+    proto = from_graph(in_order(graph.cleanup()), analysis.model.proto)
     check_valid(proto, analysis.model.proto)
     return analysis, proto, rows, notes
 

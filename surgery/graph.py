@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -118,14 +119,16 @@ class Builder:
         self.opset = opset
         self.space = space
         self.taken = set(graph.tensors()) | {n.name for n in graph.nodes}
+        self.counts: dict[str, int] = {}  # of each name, the number to try next
         self.prefix = ""
         self.made: set[int] = set()
 
     def fresh(self, name: str) -> str:
         """A name that nothing in the graph has yet."""
-        candidate, count = name, 1
+        candidate, count = name, self.counts.get(name, 1)
         while candidate in self.taken:
             candidate, count = f"{name}_{count}", count + 1
+        self.counts[name] = count
         self.taken.add(candidate)
         return candidate
 
@@ -223,3 +226,27 @@ class Builder:
         if self.opset < since:
             return self.emit(op, [x], {"axes": list(axes), "keepdims": keepdims})
         return self.emit(op, [x, self.ints("axes", axes)], {"keepdims": keepdims})
+
+
+def in_order(graph: gs.Graph) -> gs.Graph:
+    """Put every node behind what it reads, in place; returns the graph.
+
+    graphsurgeon's own sort calls itself once for each node of a chain that is out of order, which ends in a
+    RecursionError in nets of thousands of nodes.
+    """
+    nodes = list(graph.nodes)
+    places = {id(node): i for i, node in enumerate(nodes)}
+    before = {i: _makers_read(node, places) for i, node in enumerate(nodes)}
+    levels: dict[int, int] = {}
+    for i in TopologicalSorter(before).static_order():
+        levels[i] = 1 + max((levels[j] for j in before[i]), default=-1)
+    graph.nodes[:] = [nodes[i] for i in sorted(levels, key=lambda i: (levels[i], i))]
+    return graph
+
+
+def _makers_read(node: gs.Node, places: dict[int, int]) -> list[int]:
+    """The places of the nodes whose outputs a node reads, within its subgraphs too."""
+    readers = [node, *(n for inner in node.subgraphs(recursive=True) for n in inner.nodes)]
+    ends = [t for inner in node.subgraphs(recursive=True) for t in inner.outputs]
+    tensors = [*(t for reader in readers for t in reader.inputs), *ends]
+    return list(dict.fromkeys(places[id(m)] for t in tensors for m in t.inputs if id(m) in places))

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from surgery.cost import THIN
 from surgery.exact import Strips
-from surgery.graph import Builder, Op
+from surgery.graph import Builder, Op, in_order
 from surgery.mosaic import Ints
 from surgery.places import Places
 from surgery.rules import Map
@@ -129,7 +129,7 @@ class Parting:
         """
         graph = self.build.graph
         if step < rows:
-            graph.toposort()
+            in_order(graph)
             nodes, ends = self._body(body)
             groups = [self._copy(nodes, a, min(a + step, rows)) for a in range(0, rows, step)]
             for end in ends:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from surgery.graph import Builder, Op
+from surgery.graph import Builder, Op, in_order
 from surgery.model import Model, from_graph
 from surgery.ops.normalize import SOFT, soft_axes
 from surgery.ops.reduce import ARGS, REDUCTIONS, axes_of
@@ -45,7 +45,7 @@ def rebatched(
     for output in graph.outputs:
         if output.name in region.spread:
             output.shape = [1, *facts.shapes[output.name]]
-    proto = from_graph(graph.cleanup().toposort(), source.proto)
+    proto = from_graph(in_order(graph.cleanup()), source.proto)
     del proto.graph.value_info[:]
     made = Model(proto, source.name, source.sha256, source.external, source.path)
     return made if _same_answers(source, made, facts) else None

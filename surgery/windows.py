@@ -19,7 +19,7 @@ from surgery.compare import Converted, check_repeatable
 from surgery.dynamic import BATCH, forget_shapes
 from surgery.errors import BadInput, Refused
 from surgery.geometry import ops_of
-from surgery.graph import Op
+from surgery.graph import Op, in_order
 from surgery.head import Geometry, Head
 from surgery.kernels import check_valid
 from surgery.layout import Layout, check_memory, check_request, lay_out, notes
@@ -125,7 +125,7 @@ def rewrite(
     """The model for one image size, unproven, and a row for where the windows part."""
     model, facts = analysis.model, analysis.facts
     assemble(graph, model.opset, ops, analysis.trunk, facts, layout.plan)
-    graph.cleanup().toposort()
+    in_order(graph.cleanup())
     forget_shapes(graph)
     shape: list[Any] = [BATCH, *facts.shape[1:]]
     for axis, side in zip(facts.axes, layout.size, strict=True):
