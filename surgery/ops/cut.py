@@ -45,10 +45,10 @@ def crop(op: Op, x: Map) -> Map:
 
 def bounds(op: Op) -> list[tuple[int, int, int, int]]:
     """The dims a Slice names, each with its start, end and step."""
+    if op.opset >= 10 and any(op.value(i) is None for i, name in enumerate(op.inputs) if i and name):
+        raise NoRule("the places it takes depend on the image")
     starts, ends = op.setting("starts", 1, 10), op.setting("ends", 2, 10)
     axes, steps = op.setting("axes", 3, 10), op.setting("steps", 4, 10) if op.opset >= 10 else None
-    if starts is None or ends is None:
-        raise NoRule("the places it takes depend on the image")
     rank = len(op.in_shape())
     named = range(len(starts)) if axes is None else [int(a) % rank for a in axes]
     return list(zip(named, starts, ends, steps or [1] * len(starts), strict=True))

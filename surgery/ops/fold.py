@@ -72,6 +72,8 @@ def same_on_some_dims(build: Builder, op: Op, inputs: list[Any]) -> Any:
     first = min(soft_axes(op)) if op.kind in SOFT else int(op.attr("axis")) % len(op.in_shape())
     if first == 0:
         raise NoRule("it normalises over the batch")
+    if any(isinstance(v, MOVING) for v in inputs[1:]):
+        raise NoRule("its scale depends on the image")
     rows = _moving(build, inputs)
     return [_row(build, op, _emit(build, op, inputs, rows), rows), *[None] * (len(op.outputs) - 1)]
 
@@ -79,6 +81,8 @@ def same_on_some_dims(build: Builder, op: Op, inputs: list[Any]) -> Any:
 @fold.rule(*RESHAPES)
 def same_values(build: Builder, op: Op, inputs: list[Any]) -> Rows:
     """Another shape of every row."""
+    if not isinstance(inputs[0], MOVING):
+        raise NoRule("its shape, not its data, depends on the image")
     rows = _moving(build, inputs)
     shape = op.out_shape()[1:]
     if prod(shape) != prod(rows[0].shape):
@@ -150,6 +154,5 @@ def _row(build: Builder, op: Op, tensor: Any, rows: dict[int, Rows], exact: bool
     """The op's first output in rows."""
     shape = op.out_shape()
     like = next(iter(rows.values())).like
-    if shape[:1] != (op.facts.batch,):
-        raise NoRule(f"its output {list(shape)} has no batch dim of its own: rows would mix")
+    assert shape[:1] == (op.facts.batch,), f"{op.name!r} gives its batch up, and rows would mix"
     return Rows(tensor if exact else build.reshape(tensor, [-1, *shape[1:]]), shape[1:], like)

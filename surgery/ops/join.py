@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph import Builder, Op
-from surgery.ops.cut import crop, laid_around
+from surgery.ops.cut import bounds, crop, laid_around
 from surgery.ops.pointwise import check_uniform, meet
 from surgery.positions import END, align, beside, materialize, view
 from surgery.rules import Array, EndsTrunk, Folded, Lifted, Map, NoRule, geometry, lift
@@ -61,11 +61,7 @@ def taken_axes(op: Op) -> tuple[int, ...]:
     rank = len(op.in_shape())
     if op.kind != "Slice":
         return (int(op.attr("axis") or 0) % rank,)
-    axes = op.setting("axes", 3, 10)
-    starts = op.setting("starts", 1, 10)
-    if starts is None:
-        raise NoRule("the places it takes depend on the image")
-    return tuple(int(a) % rank for a in (range(len(starts)) if axes is None else axes))
+    return tuple(axis for axis, _, _, _ in bounds(op))
 
 
 # ------------------------------------------------------------------ lifted
@@ -157,9 +153,7 @@ def part_of_features(build: Builder, op: Op, inputs: list[Any]) -> Any:
             raise NoRule("the places it takes depend on the image")
         out = _take(build, x, np.asarray(inputs[1]).ravel() % shape[axes[0]], axes[0])
         return _reshaped(out, op.out_shape()[1:])
-    starts, ends = op.setting("starts", 1, 10), op.setting("ends", 2, 10)
-    steps = (op.setting("steps", 4, 10) if op.opset >= 10 else None) or [1] * len(axes)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+    for axis, start, end, step in bounds(op):
         places = np.arange(shape[axis])[slice(start, _end(end, step, shape[axis]), step)]
         x = _take(build, x, places, axis)
     return x

@@ -50,8 +50,6 @@ def unchanged_but_for_bias(op: Op, inputs: list[Any]) -> Map:
 @geometry.rule("Clip", "Dropout")
 def unchanged_with_settings(op: Op, inputs: list[Any]) -> list[Any]:
     """Positions untouched; what else the op reads are settings."""
-    if any(isinstance(i, Map) for i in inputs[1:]):
-        raise NoRule("its bounds depend on the image")
     _check_dropout(op)
     return [inputs[0].with_shape(op.out_shape(i)) for i in range(len(op.outputs))]
 

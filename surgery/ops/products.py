@@ -92,11 +92,9 @@ def _context(p: Part, geometry: tuple[Axis, ...]) -> Part:
 
 def _same_cells(context: Dim, own: Dim, geometry: tuple[Axis, ...]) -> bool:
     """Whether a dim holds as context just the cells that another holds as its own, at every size."""
-    if len(context) != len(own):
-        return False
-    for p, q in zip(context, own, strict=True):
-        if p.kind != CONTEXT or q.kind != CELLS or p.axis != q.axis or p.along is None:
-            return False
-        if not np.array_equal(p.along.lengths, geometry[q.axis].lengths):
-            return False
-    return True
+    return len(context) == len(own) and all(
+        (p.kind, q.kind, p.axis) == (CONTEXT, CELLS, q.axis)
+        and p.along is not None
+        and np.array_equal(p.along.lengths, geometry[q.axis].lengths)
+        for p, q in zip(context, own, strict=True)
+    )

@@ -21,9 +21,8 @@ Way = tuple[str, str, str, bool]  # mode, coordinates, rounding, antialias
 @geometry.rule(*RESIZES)
 def resize(op: Op, inputs: list[Any]) -> Map:
     """By a scale it keeps the positions; to a size of its own it squeezes the whole image into it."""
-    x, shape = inputs[0], op.out_shape()
-    if not isinstance(x, Map) or any(isinstance(i, Map) for i in inputs[1:]):
-        raise NoRule("the size it makes depends on the image")
+    x: Map = inputs[0]
+    shape = op.out_shape()
     if any(shape[d] != x.shape[d] for d in range(len(shape)) if d not in x.axes):
         raise NoRule("it resizes channels, or the batch")
     if all(shape[d] == 1 for d in x.axes):
@@ -67,14 +66,10 @@ def given_scales(op: Op) -> Array | None:
     """The scales it is given, one for each dim, or None where it is given sizes."""
     if op.kind == "Upsample" and op.opset < 9:
         return np.asarray(op.attr("scales"), np.float32)
-    names_sizes = op.opset >= 11 and len(op.inputs) > 3 and bool(op.inputs[3])
-    if names_sizes:
-        if op.value(3) is None:
-            raise NoRule("the size it makes depends on the image")
+    if op.opset >= 11 and len(op.inputs) > 3 and op.inputs[3]:
         return None
     given = op.value(2 if op.opset >= 11 and op.kind == "Resize" else 1)
-    if given is None:
-        raise NoRule("its scale depends on the image")
+    assert given is not None, "what sets how an op works and is no constant has ended the trunk"
     axes = op.attr("axes")
     if axes is None:
         return given

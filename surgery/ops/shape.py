@@ -22,9 +22,7 @@ RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 @geometry.rule(*RESHAPES)
 def regroup(op: Op, inputs: list[Any]) -> Map:
     """Channels may be split and merged; a spatial dim must stay a dim of its own."""
-    x = inputs[0]
-    if not isinstance(x, Map):
-        raise NoRule("its shape, not its data, depends on the image")
+    x: Map = inputs[0]
     shape = op.out_shape()
     homes = homes_of(op, x.shape, shape)
     axes = [homes[a] for a in x.axes]
@@ -55,6 +53,8 @@ def follow_dims(old: tuple[int, ...], new: tuple[int, ...]) -> list[int | None]:
     [0, None, 3, 4]
     >>> follow_dims((1, 6, 5, 4), (1, 6, 20))
     [0, 1, None, None]
+    >>> follow_dims((1, 6), (2, 6))  # no reshape at all: it was repeated
+    [None, None]
     """
     homes: list[int | None] = [None] * len(old)
     if prod(old) != prod(new) or 0 in old:
@@ -91,9 +91,8 @@ def permute(op: Op, inputs: list[Any]) -> Map:
 @geometry.rule("Expand", "Tile")
 def repeat_features(op: Op, inputs: list[Any]) -> Map:
     """Features may be repeated; positions may not."""
-    x, shape = inputs[0], op.out_shape()
-    if not isinstance(x, Map) or not isinstance(inputs[1], np.ndarray):
-        raise NoRule("the size it repeats to depends on the image")
+    x: Map = inputs[0]
+    shape = op.out_shape()
     if len(shape) != len(x.shape) or any(shape[d] != x.shape[d] for d in (0, *x.axes)):
         raise EndsTrunk("it repeats what it reads to a size that the window fixes")
     return x.with_shape(shape)
