@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from surgery.crops import Cropper, Way, plan, with_others
@@ -24,6 +24,7 @@ from surgery.workload import workload
 
 RUNS = 5
 STRIDES_MORE = 5  # the default image has 6 windows along each axis, as 384 pixels have for 224 and 32
+PAUSE = 0.1  # seconds before a run; onnxruntime's threads were seen to spin for more than 0.02
 ONE_PASS = "one pass"
 
 
@@ -262,9 +263,14 @@ def in_turns(
     runs: int,
     *,
     clock: Callable[[], float] = perf_counter,
+    rest: Callable[[], None] = lambda: sleep(PAUSE),
     progress: Progress = silent,
 ) -> dict[str, list[float]]:
-    """The seconds of every run of every work by name: first a warm-up of each, then all in turns."""
+    """The seconds of every run of every work by name: first a warm-up of each, then all in turns.
+
+    Before each run there is a rest: the threads of an onnxruntime session go on spinning for a while after
+    it, and take the cores of another session that runs then.
+    """
     taken: dict[str, list[float]] = {name: [] for name in works}
     for name, work in works.items():
         progress(f"warm-up: {name}")
@@ -272,6 +278,7 @@ def in_turns(
     for run in range(1, runs + 1):
         for name, work in works.items():
             progress(f"run {run} of {runs}: {name}")
+            rest()
             start = clock()
             work()
             taken[name].append(clock() - start)

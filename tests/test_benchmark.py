@@ -173,10 +173,11 @@ def test_all_take_turns_after_a_warm_up() -> None:
 
     steps: list[str] = []
     works = {"a": work("a", 1.0), "b": work("b", 10.0), "c": work("c", 100.0)}
-    taken = in_turns(works, 3, clock=lambda: now, progress=steps.append)
-    assert log == ["a", "b", "c"] * 4
+    rest = work("rest", 1000.0)
+    taken = in_turns(works, 3, clock=lambda: now, rest=rest, progress=steps.append)
+    assert log == ["a", "b", "c", *["rest", "a", "rest", "b", "rest", "c"] * 3]
     assert taken == {"a": [1.0] * 3, "b": [10.0] * 3, "c": [100.0] * 3}
-    assert len(steps) == len(log)
+    assert len(steps) == 4 * len(works)
     assert steps[-1] == "run 3 of 3: c"
 
 
