@@ -44,9 +44,7 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = QUIET
         options.intra_op_num_threads = threads
-        options.enable_mem_pattern = (
-            False  # it takes one block for a whole run beside what the first run took
-        )
+        options.enable_mem_pattern = False  # it holds a whole run's block beside what the first run took
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         if for_proof:

@@ -58,9 +58,8 @@ def part_of_map(op: Op, inputs: list[Any]) -> Any:
 
 def taken_axes(op: Op) -> tuple[int, ...]:
     """The axes along which parts are taken, counted from 0 with the batch."""
-    rank = len(op.in_shape())
     if op.kind != "Slice":
-        return (int(op.attr("axis") or 0) % rank,)
+        return (int(op.attr("axis") or 0) % len(op.in_shape()),)
     return tuple(axis for axis, _, _, _ in bounds(op))
 
 
