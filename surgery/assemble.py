@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,16 @@ import onnx_graphsurgeon as gs
 import surgery.batch_mixes
 import surgery.batch_rules  # noqa: F401  (enters the rules)
 from surgery.batch import Batches
-from surgery.dynamic import BATCH, freeze_sizes, narrow_constants, pad_apart, write_slides
+from surgery.dynamic import BATCH, forget_shapes, freeze_sizes, narrow_constants, pad_apart, write_slides
 from surgery.errors import Refused
 from surgery.exact import Plan, Planned
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
+from surgery.groups import groupable, rows_at_once
 from surgery.mosaic import Ints, Step
 from surgery.ops.pad import pad_value
 from surgery.ops.window import POOLS, statement
-from surgery.parting import Parting, rows_at_once
+from surgery.parting import Parting
 from surgery.places import Border, Places
 from surgery.positions import without_units
 from surgery.rules import Map
@@ -37,6 +39,7 @@ def assemble(
 
     Raises Refused where an output does not have the batch first.
     """
+    forget_shapes(graph)
     build = Builder(graph, opset, space=len(plan.grid))
     tensors = graph.tensors()
     writer = _Writer(build, trunk, facts, plan, {facts.image: tensors[facts.image]})
@@ -53,7 +56,7 @@ def assemble(
         if op.outputs[0] in moving:
             build.prefix = op.name
             batches.free(op)
-    writer.open(rest, moving)
+    writer.open(rest, moving, batches)
     return writer.unfold(moving)
 
 
@@ -85,7 +88,7 @@ class _Writer:
         self.current = current
         strips = {facts.image: plan.image, **plan.strips()}
         self.places = Places(build)
-        self.parting = Parting(build, self.places, trunk.maps, plan.grid, strips, current)
+        self.parting = Parting(build, self.places, trunk.maps, facts, plan.grid, strips, current)
         self.names = [str(o.name) for o in build.graph.outputs]
 
     # -------------------------------------------------------------- over the mosaic
@@ -217,16 +220,12 @@ class _Writer:
             if tensor.name in stored:
                 self.build.graph.outputs[i] = self.parting.door(tensor.name)
 
-    def open(self, rest: Sequence[Op], moving: set[str]) -> None:
+    def open(self, rest: Sequence[Op], moving: set[str], batches: Batches) -> None:
         """Give the rest its windows, the body of the net a few rows of the grid at a time."""
-        gates = {id(op) for op in self.trunk.gates}
-        body = [
-            op for op in rest if op.outputs[0] in moving and (op.outputs[0] in self.maps or id(op) in gates)
-        ]
-        rows = self.plan.grid[0]
-        whole = any(isinstance(v, gs.Graph) for op in body for v in op.node.attrs.values())
-        step = rows if whole else rows_at_once(body, self.facts, self.plan.grid)
-        self.parting.open(rows, step, {n for op in body for n in op.outputs if n})
+        always = [*self.trunk.gates, *(op for op in rest if op.outputs[0] in self.maps)]
+        body = groupable(rest, moving, always, batches.places, prod(self.plan.grid))
+        step = rows_at_once(body, self.facts, self.plan.grid)
+        self.parting.open(self.plan.grid[0], step, {n for op in body for n in op.outputs if n}, batches)
 
     # -------------------------------------------------------------- and back
 
@@ -261,7 +260,7 @@ class _Writer:
         dtype = self.facts.dtypes[name]
         for old in (self.build.graph.outputs[i], self.current.get(name)):
             if old is not None and old.name == name:
-                old.name = self.build.fresh(f"{name}/windows")
+                old.name, old.shape = self.build.fresh(f"{name}/windows"), None
         out.name, out.dtype = name, dtype
         out.shape = [BATCH, *features, *self.plan.grid]
         self.build.graph.outputs[i] = out

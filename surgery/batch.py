@@ -95,6 +95,18 @@ class Batches:
         assert place is not None
         return self.build.shape_of(tensor, place.dim, place.dim + 1)
 
+    def joined(self, parts: Sequence[Any], name: str) -> Any:
+        """One batch of the samples of several: each part is the tensor of this name for some of them."""
+        place = self.places[name]
+        assert place is not None
+        if place.before == 1:
+            return self.build.emit("Concat", list(parts), {"axis": place.dim})
+        shape = list(self.shape(name))
+        apart = [*shape[: place.dim], place.before, -1, *shape[place.dim + 1 :]]
+        sides = [self.build.reshape(part, apart) for part in parts]
+        shape[place.dim] = -1
+        return self.build.reshape(self.build.emit("Concat", sides, {"axis": place.dim + 1}), shape)
+
     def single(self, op: Op, i: int, dim: int) -> Array | None:
         """What a constant that has an entry per sample along `dim` holds for each; None for any other.
 

@@ -14,28 +14,17 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from surgery.batch import Batches
 from surgery.cost import THIN
+from surgery.dynamic import BATCH
 from surgery.exact import Strips
-from surgery.graph import Builder, Op, in_order
+from surgery.graph import Builder, in_order
 from surgery.mosaic import Ints
 from surgery.places import Places
 from surgery.rules import Map
 from surgery.shapes import Facts
 
-CACHE = 2**23  # bytes of the largest activation of one group of windows
-GROUPS = 16  # more would make the graph large
 SLICES = 64  # windows taken one by one; beyond, a gather is the smaller graph
-
-
-def rows_at_once(body: Sequence[Op], facts: Facts, grid: tuple[int, ...]) -> int:
-    """How many rows of the grid the body runs on at a time."""
-    largest = max((_bytes(n, facts) for op in body for n in op.outputs if n in facts.shapes), default=0)
-    fit = max(1, int(CACHE // max(1, largest * prod(grid[1:]))))
-    return min(grid[0], max(fit, -(-grid[0] // GROUPS)))
-
-
-def _bytes(name: str, facts: Facts) -> int:
-    return prod(facts.shapes[name]) * facts.dtypes[name].itemsize // facts.batch
 
 
 def lie_in_one(m: Map, index: Sequence[Ints]) -> bool:
@@ -87,6 +76,7 @@ class Parting:
         build: Builder,
         places: Places,
         maps: dict[str, Map],
+        facts: Facts,
         grid: tuple[int, ...],
         strips: dict[str, Strips],
         current: dict[str, Any],
@@ -94,6 +84,7 @@ class Parting:
         self.build = build
         self.places = places
         self.maps = maps
+        self.facts = facts
         self.grid = grid
         self.strips = strips
         self.current = current
@@ -112,17 +103,21 @@ class Parting:
         if key in self.parted:
             return self.parted[key]
         self.build.prefix = name
+        count = (last - first) * prod(self.grid[1:])
+        shape = self.facts.shapes[name]
         if name not in self.strips:
-            times = [(last - first) * prod(self.grid[1:]), *[1] * (len(self.current[name].shape) - 1)]
-            tiled = [self.current[name], self.build.ints("windows", times)]
-            self.parted[key] = self.build.emit("Tile", tiled)
+            times = [count, *[1] * (len(shape) - 1)]
+            made = self.build.emit("Tile", [self.current[name], self.build.ints("windows", times)])
         else:
             index = [s.index() for s in self.strips[name]]
             index[0] = index[0][first:last]
-            self.parted[key] = take_windows(self.places, self.current[name], self.maps[name], index)
-        return self.parted[key]
+            made = take_windows(self.places, self.current[name], self.maps[name], index)
+        # onnxruntime adds a shortcut within a Conv only where it knows that both have as many samples
+        made.shape, made.dtype = [f"{count}*{BATCH}", *shape[1:]], self.facts.dtypes[name]
+        self.parted[key] = made
+        return made
 
-    def open(self, rows: int, step: int, body: set[str]) -> None:
+    def open(self, rows: int, step: int, body: set[str], batches: Batches) -> None:
         """Let the body, which makes the tensors of these names, read `step` rows of the grid at a time.
 
         All else reads all `rows` at once.
@@ -132,11 +127,10 @@ class Parting:
             in_order(graph)
             nodes, ends = self._body(body)
             groups = [self._copy(nodes, a, min(a + step, rows)) for a in range(0, rows, step)]
+            dropped = {id(n) for n in nodes}
             for end in ends:
                 self.build.prefix = end.name
-                whole = self.build.emit("Concat", [made[id(end)] for made in groups], {"axis": 0})
-                self._replace(end, whole, {id(n) for n in nodes})
-            dropped = {id(n) for n in nodes}
+                self._replace(end, batches.joined([made[id(end)] for made in groups], end.name), dropped)
             graph.nodes[:] = [n for n in graph.nodes if id(n) not in dropped]
         for name, door in self.doors.items():
             if door.outputs or any(o is door for o in graph.outputs):
@@ -150,16 +144,15 @@ class Parting:
             if any(id(t) in moving for t in node.inputs):
                 behind.append(node)
                 moving |= {id(t) for t in node.outputs}
-        made = [t for n in behind for t in n.outputs if t.name in body]
-        mine = {id(t.inputs[0]) for t in made}
-        outputs = {id(o) for o in self.build.graph.outputs}
-        needed = {id(t) for t in made if id(t) in outputs or any(id(u) not in mine for u in t.outputs)}
-        nodes, wanted = [], set(needed)
+        nodes: list[Any] = []
+        wanted: set[int] = set()
         for node in reversed(behind):
-            if any(id(t) in wanted for t in node.outputs):
+            if any(t.name in body or id(t) in wanted for t in node.outputs):
                 nodes.append(node)
                 wanted |= {id(t) for t in node.inputs}
         kept = {id(n) for n in nodes}
+        outputs = {id(o) for o in self.build.graph.outputs}
+        made = [t for n in reversed(nodes) for t in n.outputs if t.name in body]
         ends = [t for t in made if id(t) in outputs or any(id(u) not in kept for u in t.outputs)]
         return nodes[::-1], ends
 

@@ -13,6 +13,7 @@ import pytest
 import strides
 from law import Array
 
+from surgery import groups as groups_of
 from surgery import parting, windows
 from surgery.analysis import analyse
 from surgery.cost import Costs
@@ -49,7 +50,7 @@ def forced(*, groups: bool = False, gathers: bool = False, room: bool | None = N
     """
     with pytest.MonkeyPatch.context() as patch:
         if groups:
-            patch.setattr(parting, "CACHE", 1)
+            patch.setattr(groups_of, "CACHE", 1)
         if gathers:
             patch.setattr(parting, "SLICES", 0)
         if room is not None:

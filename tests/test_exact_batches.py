@@ -12,6 +12,7 @@ import onnx
 import pytest
 import strides
 from done import convert
+from exactly import forced
 from small import filled, integers
 
 import surgery
@@ -90,13 +91,15 @@ def net(lines: str, opset: int, batch: int) -> onnx.ModelProto:
     )
 
 
+@pytest.mark.parametrize("groups", [False, True])
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", KEPT)
-def test_samples_that_stay_apart(name: str, batch: int) -> None:
+def test_samples_that_stay_apart(name: str, batch: int, groups: bool) -> None:
     opset, lines = KEPT[name]
     model = net(lines, opset, batch)
     size, stride = (25, 24), (3, 4)
-    done = convert(model, exact=True, sizes=[size], stride=stride)
+    with forced(groups=groups):
+        done = convert(model, exact=True, sizes=[size], stride=stride)
     images = strides.images_of(model, size, 2 * batch)
     got, opened = law.run(done.proto, images)["scores"], law.session(model)
     assert got.shape == (2 * batch, 5, 3, 2)
