@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -14,9 +15,36 @@ from surgery.parting import lie_in_one
 from surgery.rules import Map
 from surgery.shapes import Facts
 
+NET = 0.05  # the share of a net's cost, or
+PART = 0.2  # of the cost of what is done in another way, that must be spared for an estimate to be trusted
 
-def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, costs: Costs) -> list[float]:
-    """The cost in seconds of the whole net with the first k planned ops over the mosaic, for every k.
+
+@dataclass(frozen=True)
+class Cut:
+    """What a net costs in seconds: the ops over the mosaic with the parting, and those behind as a batch."""
+
+    before: float
+    behind: float
+
+    @property
+    def total(self) -> float:
+        """The cost of the whole net."""
+        return self.before + self.behind
+
+    def beats(self, plain: Cut) -> bool:
+        """Whether it spares enough to be trusted, of the whole net or of what it does in another way."""
+        spared = plain.total - self.total
+        return spared > NET * plain.total or spared > PART * (plain.total - self.behind)
+
+
+def cheapest(cuts: Sequence[Cut]) -> int:
+    """The cut of least cost among those to be trusted; none at all, the first, always is."""
+    trusted = [k for k, cut in enumerate(cuts) if k == 0 or cut.beats(cuts[0])]
+    return min(trusted, key=lambda k: cuts[k].total)
+
+
+def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, costs: Costs) -> list[Cut]:
+    """The cost of the whole net with the first k planned ops over the mosaic, for every k.
 
     With none of them it is a batch of windows from the image on.
     """
@@ -31,7 +59,7 @@ def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, cos
         for name in op.inputs:
             users[name] = users.get(name, 0) + 1
     before, crossing = 0.0, {facts.image}
-    totals = [parting[facts.image] + later]
+    cuts = [Cut(parting[facts.image], later)]
     for planned in full.planned:
         cost = single[id(planned.op)]
         later -= cost * windows
@@ -42,8 +70,8 @@ def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, cos
                 users[name] -= 1
                 if users[name] == 0:
                     crossing.discard(name)
-        totals.append(before + sum(parting[n] for n in crossing) + later)
-    return totals
+        cuts.append(Cut(before + sum(parting[n] for n in crossing), later))
+    return cuts
 
 
 def _parting(m: Map, strips: Strips, windows: int, costs: Costs) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from surgery import exact
 from surgery.cost import Costs
-from surgery.cut import costs_of_cuts
+from surgery.cut import cheapest, costs_of_cuts
 from surgery.errors import BadInput, Refused
 from surgery.geometry import Trunk
 from surgery.graph import Op
@@ -17,8 +17,6 @@ from surgery.head import Geometry, Head
 from surgery.mosaic import Strip
 from surgery.report.layout import by
 from surgery.shapes import Facts
-
-TRUST = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +67,13 @@ def lay_out(
     ways = []
     for policy in exact.POLICIES:
         full = exact.plan(ops, trunk, facts.image, grid, strips, costs, policy)
-        totals = costs_of_cuts(full, ops, trunk, facts, costs)
-        count = cheapest(totals) if cut is None else cut
-        ways.append((totals[count], policy, count, full, totals[0]))
+        cuts = costs_of_cuts(full, ops, trunk, facts, costs)
+        count = cheapest(cuts) if cut is None else cut
+        ways.append((cuts[count].total, policy, count, full, cuts[0].total))
     cost, policy, count, full, plain = min(ways, key=lambda way: way[0])
     kept = [p.op for p in full.planned[:count]]
     plan = exact.plan(kept, trunk, facts.image, grid, strips, costs, policy)
     return Layout(plan, geometry, tuple(size), len(full.planned), plain / cost)
-
-
-def cheapest(totals: Sequence[float]) -> int:
-    """The cut of least cost; none at all where that spares less than the estimate can be trusted."""
-    best = min(range(len(totals)), key=totals.__getitem__)
-    return best if totals[best] < TRUST * totals[0] else 0
 
 
 def check_request(geometry: Geometry, size: Sequence[int], stride: Sequence[int] | None) -> None:
