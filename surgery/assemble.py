@@ -18,7 +18,7 @@ from surgery.errors import Refused
 from surgery.exact import Plan, Planned
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
-from surgery.groups import groupable, rows_at_once
+from surgery.groups import groupable, windows_at_once
 from surgery.mosaic import Ints, Step
 from surgery.ops.pad import pad_value
 from surgery.ops.window import POOLS, statement
@@ -221,11 +221,11 @@ class _Writer:
                 self.build.graph.outputs[i] = self.parting.door(tensor.name)
 
     def open(self, rest: Sequence[Op], moving: set[str], batches: Batches) -> None:
-        """Give the rest its windows, the body of the net a few rows of the grid at a time."""
+        """Give the rest its windows, the body of the net a few at a time."""
         always = [*self.trunk.gates, *(op for op in rest if op.outputs[0] in self.maps)]
         body = groupable(rest, moving, always, batches.places, prod(self.plan.grid))
-        step = rows_at_once(body, self.facts, self.plan.grid)
-        self.parting.open(self.plan.grid[0], step, {n for op in body for n in op.outputs if n}, batches)
+        at_once = windows_at_once(body, self.facts, self.plan.grid)
+        self.parting.open(at_once, {n for op in body for n in op.outputs if n}, batches)
 
     # -------------------------------------------------------------- and back
 

@@ -129,10 +129,11 @@ def bench(
 ) -> Bench:
     """Time one pass of a converted model over an image, and the original on every crop of that image.
 
-    The original runs crop by crop, by 8, and on all crops in one batch where that is possible. `size` is
-    the image's in pixels per axis: by default 5 strides larger than the window, and an exact model's own.
-    All take turns, `runs` times after a warm-up, so that a busy machine is unfair to none. `threads` is how
-    many onnxruntime may use; it chooses at 0. `progress` is called with a line before each run.
+    The original runs crop by crop, by 8, and on all crops in one batch where that is possible; it takes a
+    crop out of the image when its turn comes, which is part of its time. `size` is the image's in pixels
+    per axis: by default 5 strides larger than the window, and an exact model's own. All take turns, `runs`
+    times after a warm-up, so that a busy machine is unfair to none. `threads` is how many onnxruntime may
+    use; it chooses at 0. `progress` is called with a line before each run.
 
     Raises BadInput where a model cannot be read or run, where the converted one was not made by `convert`
     from a model of such images, or where the size does not fit it.
@@ -148,7 +149,7 @@ def bench(
     cropper, feeds = Cropper(source, geometry, axes, image, threads), with_others(other, image)
     session = Session(other.proto, threads=threads)
     positions, own = prod(cropper.grid), cropper.own
-    single = workload(source.proto, cropper.batches(cropper.crops(1), own)[0])
+    single = workload(source.proto, next(cropper.batches(1, own)))
     ways = plan(positions, own, single.peak // own, cropper.baked())
     works = {ONE_PASS: lambda: session.run(feeds), **crop_works(cropper, ways)}
     taken = in_turns(works, runs, progress=progress)
@@ -245,12 +246,10 @@ def image_shape(model: Model, axes: Sequence[int], size: Sequence[int]) -> list[
 
 
 def crop_works(cropper: Cropper, ways: Sequence[Way]) -> dict[str, Callable[[], object]]:
-    """What to call for each way that can be taken; the crops are cut before, and shared."""
-    crops = cropper.crops(max((way.crops for way in ways if not way.skipped), default=1))
+    """What to call for each way that can be taken: it cuts the crops, as the one pass cuts its own."""
 
     def work(way: Way) -> Callable[[], object]:
-        batches = cropper.batches(crops[: way.crops], way.batch)
-        return lambda: [cropper.session.run(batch) for batch in batches]
+        return lambda: [cropper.session.run(batch) for batch in cropper.batches(way.crops, way.batch)]
 
     return {way.name: work(way) for way in ways if not way.skipped}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,24 +69,29 @@ class Cropper:
         """Windows per axis."""
         return self.geometry.grid([self.image.shape[a] for a in self.axes])
 
-    def crops(self, count: int) -> NDArray[Any]:
-        """The first so many crops, row by row, as one batch."""
-        g, places = self.geometry, grid_places(self.grid)[:count]
+    def crops(self, first: int, last: int) -> NDArray[Any]:
+        """Some of the crops, counted row by row, as one batch: a copy."""
+        g, places = self.geometry, grid_places(self.grid)[first:last]
         return np.concatenate([window_at(self.image, self.axes, g.window, p, g.stride) for p in places])
 
-    def batches(self, crops: NDArray[Any], batch: int) -> list[Arrays]:
-        """The feeds to run these crops so many at once; a fixed batch that is not full repeats some."""
-        parts = [crops[i : i + batch] for i in range(0, len(crops), batch)]
-        if self.own > 1:
-            parts[-1] = np.resize(parts[-1], (batch, *crops.shape[1:]))
-        return [with_others(self.model, part) for part in parts]
+    def batches(self, count: int, batch: int) -> Iterator[Arrays]:
+        """The feeds to run the first `count` crops so many at once, each cut when its turn comes.
+
+        A fixed batch that is not full repeats some.
+        """
+        for first in range(0, count, batch):
+            part = self.crops(first, min(first + batch, count))
+            if self.own > 1 and len(part) < batch:
+                part = np.resize(part, (batch, *part.shape[1:]))
+            yield with_others(self.model, part)
 
     def baked(self) -> str:
         """Why two crops cannot go through at once; empty where they can, or the batch is fixed above 1."""
         if self.own > 1:
             return ""
-        two = np.resize(self.crops(2), (2, *self.crops(1).shape[1:]))
-        alone = [self.session.run(part) for part in self.batches(two, 1)]
+        some = self.crops(0, 2)
+        two = np.resize(some, (2, *some.shape[1:]))
+        alone = [self.session.run(with_others(self.model, two[i : i + 1])) for i in range(2)]
         try:
             together = self.session.run(with_others(self.model, two))
         except BadInput as error:

@@ -1,4 +1,4 @@
-"""Which ops behind the parting run on a few rows of the grid at a time, and on how many.
+"""Which ops behind the parting run on a few windows at a time, and on how many.
 
 A batch whose activations leave the cache is slower than a small one. An op whose weights weigh more than
 what it makes of all windows is bound by reading them, and so reads them once, with all behind it.
@@ -17,8 +17,9 @@ from surgery.graph import Op
 from surgery.shapes import Facts
 
 CACHE = 2**23  # bytes of the largest activation of one group of windows
-GROUPS = 16  # more would make the graph large
-PACKED = 2**28  # bytes of matrices that onnxruntime packs anew for every group, in all
+FEW = 8  # windows that make a batch, however large their activations are
+NODES = 2**14  # nodes of all groups: more would make the graph large
+ALIVE = 3  # activations as large as the largest that are held at once
 
 
 def groupable(
@@ -62,13 +63,36 @@ def weights(op: Op) -> int:
     return sum(v.size for v in values if v is not None)
 
 
-def rows_at_once(body: Sequence[Op], facts: Facts, grid: tuple[int, ...]) -> int:
-    """How many rows of the grid the body runs on at a time."""
-    largest = max((_bytes(n, facts) for op in body for n in op.outputs if n in facts.shapes), default=0)
-    fit = max(1, int(CACHE // max(1, largest * prod(grid[1:]))))
+def windows_at_once(body: Sequence[Op], facts: Facts, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """The windows of a group along each axis of the grid.
+
+    A group is part of one row or some whole rows, so that groups follow each other as the windows do.
+    onnxruntime packs matrices anew for every group: all of these take no more memory than groups spare.
+    """
+    largest = max((_bytes(n, facts) for op in body for n in op.outputs if n in facts.shapes), default=1)
     packed = 4 * sum(weights(op) for op in body if op.kind == "MatMul")
-    groups = min(GROUPS, max(1, PACKED // max(1, packed)))
-    return min(grid[0], max(fit, -(-grid[0] // groups)))
+    spared = ALIVE * largest * prod(grid)
+    most = max(1, min(NODES // max(1, len(body)), spared // max(1, packed)))
+    fit = max(FEW, CACHE / max(1, largest), prod(grid) / most)
+    shape = group_of(grid, fit)
+    while prod(-(-n // c) for n, c in zip(grid, shape, strict=True)) > most:
+        fit *= 1.5
+        shape = group_of(grid, fit)
+    return shape
+
+
+def group_of(grid: tuple[int, ...], fit: float) -> tuple[int, ...]:
+    """About `fit` windows along each axis of the grid, the last of them all alike where that is possible.
+
+    >>> group_of((6, 6), 13), group_of((6, 6), 8), group_of((10, 22), 8), group_of((3, 9), 8)
+    ((2, 6), (1, 6), (1, 8), (1, 9))
+    """
+    axis = next(k for k in range(len(grid)) if prod(grid[k + 1 :]) <= fit * 2**0.5)
+    ideal = fit / prod(grid[axis + 1 :])
+    count = max(1, int(ideal))
+    count += (count + 1) / ideal < ideal / count
+    parts = -(-grid[axis] // count)
+    return (1,) * axis + (-(-grid[axis] // parts), *grid[axis + 1 :])
 
 
 def _bytes(name: str, facts: Facts) -> int:

@@ -1,13 +1,14 @@
 """Where the windows part: every window of a stored tensor as a sample of a batch.
 
 The batch is ordered by the grid, rows before columns, images last. The body of the net runs on a few
-rows of the grid at a time, since a batch whose activations leave the cache is slower than a small one;
-what its rows give is put one behind the other.
+windows at a time, since a batch whose activations leave the cache is slower than a small one; what the
+groups give is put one behind the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -23,6 +24,8 @@ from surgery.mosaic import Ints
 from surgery.places import Places
 from surgery.rules import Map
 from surgery.shapes import Facts
+
+Box = tuple[tuple[int, int], ...]  # the first window of each axis of the grid, and the one behind the last
 
 SLICES = 64  # windows taken one by one; beyond, a gather is the smaller graph
 
@@ -40,7 +43,7 @@ def take_windows(places: Places, tensor: Any, m: Map, index: Sequence[Ints]) -> 
         return _sliced(build, tensor, m, index)
     cells = places.cells_first(tensor, m)
     for k, taken_at in enumerate(index):
-        cells = build.emit("Gather", [cells, build.ints("windows", taken_at.ravel())], {"axis": 1 + k})
+        cells = places.along(1 + k, cells, taken_at.ravel())
     grid = [len(i) for i in index]
     inside = [m.shape[a] for a in m.axes]
     channels = [m.shape[d] for d in m.channel_dims]
@@ -68,6 +71,10 @@ def _sliced(build: Builder, tensor: Any, m: Map, index: Sequence[Ints]) -> Any:
     return parts[0] if len(parts) == 1 else build.emit("Concat", parts, {"axis": 0})
 
 
+def _parts(count: int, size: int) -> list[tuple[int, int]]:
+    return [(a, min(a + size, count)) for a in range(0, count, size)]
+
+
 class Parting:
     """The places where the rest reads windows, until it is known how many at a time."""
 
@@ -89,7 +96,7 @@ class Parting:
         self.strips = strips
         self.current = current
         self.doors: dict[str, gs.Variable] = {}
-        self.parted: dict[tuple[str, int, int], Any] = {}
+        self.parted: dict[tuple[str, Box], Any] = {}
 
     def door(self, name: str) -> gs.Variable:
         """A tensor that stands for the windows of a stored one."""
@@ -97,36 +104,36 @@ class Parting:
             self.doors[name] = gs.Variable(self.build.fresh(f"{name}/windows"))
         return self.doors[name]
 
-    def windows(self, name: str, first: int, last: int) -> Any:
-        """The windows of some rows of the grid; of what is stored for images, a copy for each window."""
-        key = (name, first, last)
+    def windows(self, name: str, box: Box) -> Any:
+        """The windows of a part of the grid; of what is stored for images, a copy for each window."""
+        key = (name, box)
         if key in self.parted:
             return self.parted[key]
         self.build.prefix = name
-        count = (last - first) * prod(self.grid[1:])
+        count = prod(last - first for first, last in box)
         shape = self.facts.shapes[name]
         if name not in self.strips:
             times = [count, *[1] * (len(shape) - 1)]
             made = self.build.emit("Tile", [self.current[name], self.build.ints("windows", times)])
         else:
-            index = [s.index() for s in self.strips[name]]
-            index[0] = index[0][first:last]
+            index = [s.index()[a:b] for s, (a, b) in zip(self.strips[name], box, strict=True)]
             made = take_windows(self.places, self.current[name], self.maps[name], index)
         # onnxruntime adds a shortcut within a Conv only where it knows that both have as many samples
         made.shape, made.dtype = [f"{count}*{BATCH}", *shape[1:]], self.facts.dtypes[name]
         self.parted[key] = made
         return made
 
-    def open(self, rows: int, step: int, body: set[str], batches: Batches) -> None:
-        """Let the body, which makes the tensors of these names, read `step` rows of the grid at a time.
+    def open(self, at_once: tuple[int, ...], body: set[str], batches: Batches) -> None:
+        """Let the body, of these tensors, read that many windows of each axis of the grid at a time.
 
-        All else reads all `rows` at once.
+        All else reads all windows at once.
         """
         graph = self.build.graph
-        if step < rows:
+        if at_once != self.grid:
             in_order(graph)
             nodes, ends = self._body(body)
-            groups = [self._copy(nodes, a, min(a + step, rows)) for a in range(0, rows, step)]
+            sides = [_parts(n, c) for n, c in zip(self.grid, at_once, strict=True)]
+            groups = [self._copy(nodes, box, f"{i}") for i, box in enumerate(product(*sides))]
             dropped = {id(n) for n in nodes}
             for end in ends:
                 self.build.prefix = end.name
@@ -134,7 +141,7 @@ class Parting:
             graph.nodes[:] = [n for n in graph.nodes if id(n) not in dropped]
         for name, door in self.doors.items():
             if door.outputs or any(o is door for o in graph.outputs):
-                self._replace(door, self.windows(name, 0, rows), set())
+                self._replace(door, self.windows(name, tuple((0, n) for n in self.grid)), set())
 
     def _body(self, body: set[str]) -> tuple[list[Any], list[Any]]:
         """The nodes between the doors and what the body gives to others, in order, and those tensors."""
@@ -156,18 +163,16 @@ class Parting:
         ends = [t for t in made if id(t) in outputs or any(id(u) not in kept for u in t.outputs)]
         return nodes[::-1], ends
 
-    def _copy(self, nodes: list[Any], first: int, last: int) -> dict[int, Any]:
-        """The nodes once more, on some rows of the grid; their tensors by the id of those they stand for."""
-        made: dict[int, Any] = {
-            id(d): self.windows(n, first, last) for n, d in self.doors.items() if d.outputs
-        }
+    def _copy(self, nodes: list[Any], box: Box, group: str) -> dict[int, Any]:
+        """The nodes once more, on a part of the grid; their tensors by the id of those they stand for."""
+        made: dict[int, Any] = {id(d): self.windows(n, box) for n, d in self.doors.items() if d.outputs}
         for node in nodes:
             outputs = [
-                gs.Variable(self.build.fresh(f"{t.name}/{first}"), dtype=t.dtype) for t in node.outputs
+                gs.Variable(self.build.fresh(f"{t.name}/{group}"), dtype=t.dtype) for t in node.outputs
             ]
             made.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
             inputs = [made.get(id(t), t) for t in node.inputs]
-            name = self.build.fresh(f"{node.name}/{first}")
+            name = self.build.fresh(f"{node.name}/{group}")
             self.build.graph.nodes.append(
                 gs.Node(node.op, name, dict(node.attrs), inputs, outputs, domain=node.domain)
             )

@@ -74,6 +74,10 @@ class Places:
         """What `cells_first` gave, with the dims where they were."""
         return self._turned(cells, np.argsort(_order(m)).tolist())
 
+    def along(self, axis: int, tensor: Any, places: Ints) -> Any:
+        """Some places along one axis of a tensor."""
+        return self._once("Gather", [tensor, self._constant("places", places)], axis=axis)
+
     def _with_border(self, rows: Any, channels: int, value: NDArray[Any]) -> Any:
         """One row more in front of all, which holds the border's value."""
         pads = [0, 1, *[0] * channels, 0, 0, *[0] * channels]

@@ -23,9 +23,9 @@ from surgery.model import to_graph
 
 WAYS: dict[str, dict[str, Any]] = {
     "slices": {},
-    "groups": {"groups": True},
+    "groups": {"groups": 2},
     "gathers": {"gathers": True},
-    "room": {"room": True, "groups": True, "gathers": True},
+    "room": {"room": True, "groups": 3, "gathers": True},
     "tight": {"room": False},
 }
 
@@ -42,15 +42,16 @@ class Cut:
 
 
 @contextmanager
-def forced(*, groups: bool = False, gathers: bool = False, room: bool | None = None) -> Iterator[None]:
+def forced(*, groups: int = 0, gathers: bool = False, room: bool | None = None) -> Iterator[None]:
     """Make the engine choose what only sizes far beyond a test's would make it choose.
 
-    `groups` lets the windows part one row of the grid at a time, `gathers` takes them by Gathers in place
+    `groups` lets so many windows part at a time, `gathers` takes them by Gathers in place
     of Slices, `room` leaves room for all ops to come (True) or for none (False).
     """
     with pytest.MonkeyPatch.context() as patch:
         if groups:
             patch.setattr(groups_of, "CACHE", 1)
+            patch.setattr(groups_of, "FEW", groups)
         if gathers:
             patch.setattr(parting, "SLICES", 0)
         if room is not None:

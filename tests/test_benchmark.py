@@ -216,14 +216,25 @@ def test_a_bench_runs_the_converted_once_and_every_crop_each_way(monkeypatch: py
 
 @given(count=st.integers(1, 36), batch=st.integers(1, 40))
 def test_batches_hold_every_crop_once(count: int, batch: int) -> None:
-    some = SHARED.crops(count)
-    parts = [feeds["image"] for feeds in SHARED.batches(some, batch)]
+    some = SHARED.crops(0, count)
+    parts = [feeds["image"] for feeds in SHARED.batches(count, batch)]
     assert [len(p) for p in parts[:-1]] == [batch] * (len(parts) - 1)
     np.testing.assert_array_equal(np.concatenate(parts), some)
 
 
+def test_crops_are_cut_as_they_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutting is part of the time: the one pass cuts its windows too."""
+    shared = cropper(by_hand())
+    log: list[str] = []
+    cut, run = shared.crops, shared.session.run
+    monkeypatch.setattr(shared, "crops", lambda a, b: (log.append(f"cut {a} to {b}"), cut(a, b))[1])
+    monkeypatch.setattr(shared.session, "run", lambda feeds: (log.append("run"), run(feeds))[1])
+    benchmark.crop_works(shared, [crops.Way("batched", 5, 12)])["batched"]()
+    assert log == ["cut 0 to 5", "run", "cut 5 to 10", "run", "cut 10 to 12", "run"]
+
+
 def test_crops_are_the_windows_of_the_geometry() -> None:
-    for place, crop in zip(np.ndindex(SHARED.grid), SHARED.crops(36), strict=True):
+    for place, crop in zip(np.ndindex(SHARED.grid), SHARED.crops(0, 36), strict=True):
         top, left, bottom, right = SHARED.geometry.box(*place)
         np.testing.assert_array_equal(crop, SHARED.image[0, :, top:bottom, left:right])
 
@@ -239,9 +250,9 @@ def test_a_fixed_batch_is_run_as_it_is() -> None:
     assert (batched.batch, batched.skipped) == (5, "")
     assert "Skipped crop by crop, all 12 crops in one batch: its batch is fixed at 5." in str(done)
     fixed = cropper(by_hand(batch=5))
-    parts = [feeds["image"] for feeds in fixed.batches(fixed.crops(12), 5)]
+    parts = [feeds["image"] for feeds in fixed.batches(12, 5)]
     assert [p.shape[0] for p in parts] == [5, 5, 5]
-    np.testing.assert_array_equal(np.concatenate(parts)[:12], fixed.crops(12))
+    np.testing.assert_array_equal(np.concatenate(parts)[:12], fixed.crops(0, 12))
 
 
 def test_a_baked_batch_is_not_batched() -> None:

@@ -1,13 +1,17 @@
-"""The exact engine runs a few rows of the grid at a time: which ops, how many rows, the same answers."""
+"""The exact engine runs a few windows at a time: which ops, how many windows, and the same answers."""
 
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import nets
+import numpy as np
 import onnx
 import pytest
 from exactly import assert_every_cut, cuts, forced
+from hypothesis import given
+from hypothesis import strategies as st
 
 from surgery import groups
 
@@ -32,7 +36,7 @@ def net(lines: str, head: str = HEAD) -> onnx.ModelProto:
 
 def kinds(model: onnx.ModelProto, cut: int = 0) -> Counter[str]:
     """How often each op is in the exact model, its windows one row of the grid at a time."""
-    with forced(groups=True):
+    with forced(groups=3):
         (made,) = cuts(model, SIZE, (2, 2), [cut])
     return Counter(node.op_type for node in made.proto.graph.node)
 
@@ -46,7 +50,7 @@ def test_tokens_run_a_row_at_a_time_and_layers_that_only_read_weights_once() -> 
 
 @pytest.mark.parametrize("cut", [0, -1])
 def test_matrices_are_not_packed_for_many_groups(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
-    monkeypatch.setattr(groups, "PACKED", 2 * 4 * 16)
+    monkeypatch.setattr(groups, "ALIVE", 0.01)  # 153 bytes: two of the packed matrix of 64
     seen = kinds(net(TOKENS), cut)
     assert seen["Softmax"] == 2
     assert seen["Gemm"] == 2
@@ -63,7 +67,7 @@ def test_what_a_gate_is_made_of_runs_with_it() -> None:
     assert seen["Mul"] == seen["GlobalAveragePool"] == 5
     assert seen["Conv"] == 15
     assert seen["Gemm"] == 2
-    with forced(groups=True):
+    with forced(groups=3):
         assert_every_cut(model, SIZE, (2, 2))
 
 
@@ -79,7 +83,7 @@ def test_tokens_before_the_batch_are_joined_by_the_batch() -> None:
         "<float[4,2,3,3] w1, float[4,4] wq, float[4,2000] wide> "
         f"{{ {STEM}{apart}scores = ReduceMean <axes = [1], keepdims = 0> (u) }}"
     )
-    with forced(groups=True), pytest.MonkeyPatch.context() as patch:
+    with forced(groups=3), pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "bound_by_weights", lambda op, windows: "wide" in op.inputs)
         (made,) = cuts(model, SIZE, (2, 2), [0])
         assert sum(node.op_type == "Softmax" for node in made.proto.graph.node) == 5
@@ -89,14 +93,33 @@ def test_tokens_before_the_batch_are_joined_by_the_batch() -> None:
 
 
 def test_the_windows_of_a_group_name_how_many_they_are() -> None:
-    with forced(groups=True):
+    with forced(groups=3):
         (made,) = cuts(net(TOKENS), SIZE, (2, 2), [0])
     shapes = [v.type.tensor_type.shape.dim for v in made.proto.graph.value_info]
     named = {dims[0].dim_param for dims in shapes if dims}
     assert named == {"3*N"}
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_tokens_answer_as_the_crops(grouped: bool) -> None:
-    with forced(groups=grouped):
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6])
+def test_tokens_answer_as_the_crops(count: int) -> None:
+    with forced(groups=count):
         assert_every_cut(net(TOKENS), SIZE, (2, 2))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.floats(1, 2000))
+def test_a_group_is_part_of_a_row_or_some_whole_rows(sides: list[int], fit: float) -> None:
+    grid = tuple(sides)
+    shape = groups.group_of(grid, fit)
+    assert all(1 <= c <= n for c, n in zip(shape, grid, strict=True))
+    split = next((k for k, c in enumerate(shape) if c > 1), len(grid) - 1)
+    assert shape[split + 1 :] == grid[split + 1 :]
+    assert fit / 2 < np.prod(shape) < fit * 2 or np.prod(shape) == np.prod(grid) <= fit
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(1, 400))
+def test_there_are_no_more_groups_than_the_graph_should_hold(sides: list[int], most: int) -> None:
+    grid, op = tuple(sides), SimpleNamespace(outputs=(), kind="Relu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "NODES", most)
+        shape = groups.windows_at_once([op], None, grid)  # type: ignore[list-item, arg-type]
+    assert np.prod([-(-n // c) for n, c in zip(grid, shape, strict=True)]) <= most
