@@ -30,9 +30,20 @@ class Net:
 
     def weight(self, *shape: int, fan: int = 0, bias: float = 0.0) -> str:
         """A seeded weight, He-scaled where `fan` is given."""
-        name = f"w{len(self.weights)}"
         scale = np.sqrt(2 / fan) if fan else 0.05
         value = self._rng.standard_normal(shape, dtype=np.float32) * np.float32(scale) + np.float32(bias)
+        return self._constant(value)
+
+    def ints(self, *values: int) -> str:
+        """A constant vector of int64."""
+        return self._constant(np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant float without dims."""
+        return self._constant(np.array(value, np.float32))
+
+    def _constant(self, value: np.ndarray) -> str:
+        name = f"w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(value, name))
         return name
 
@@ -202,10 +213,68 @@ def _gate(net: Net) -> None:
     net.op("Mul", x, net.x)
 
 
+def vit_tiny(width: float = 1.0) -> onnx.ModelProto:
+    """A vision transformer of 12 blocks, with a class token (Dosovitskiy et al. 2021): window 224."""
+    net, heads, tokens = Net(224, width=width), 3, 197
+    size = heads * net.scaled(64)
+    net.conv(size, 16, 16, relu=False)
+    net.op("Reshape", net.x, net.ints(0, size, tokens - 1))
+    net.op("Transpose", net.x, perm=[0, 2, 1])
+    net.op("Pad", net.x, net.ints(0, 1, 0, 0, 0, 0))  # the class token itself is a part of its position
+    net.op("Add", net.x, net.weight(1, tokens, size))
+    for _ in range(12):
+        before = net.x
+        net.op("Add", before, _attention(net, size, heads))
+        before = net.x
+        net.op("Add", before, _perceptron(net, size))
+    _normed(net, size)
+    net.op("Gather", net.x, net.ints(0), axis=1)
+    net.op("Flatten", net.x)
+    net.gemm(size, 1000)
+    return net.model()
+
+
+def _normed(net: Net, size: int) -> None:
+    net.op("LayerNormalization", net.x, net.weight(size, bias=1.0), net.weight(size))
+
+
+def _linear(net: Net, before: int, after: int) -> str:
+    net.op("MatMul", net.x, net.weight(before, after, fan=before))
+    return net.op("Add", net.x, net.weight(after))
+
+
+def _attention(net: Net, size: int, heads: int) -> str:
+    _normed(net, size)
+    x = net.x
+    sides = []
+    for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]):
+        net.x = x
+        _linear(net, size, size)
+        net.op("Reshape", net.x, net.ints(0, 0, heads, size // heads))
+        sides.append(net.op("Transpose", net.x, perm=perm))
+    net.op("MatMul", sides[0], sides[1])
+    net.op("Mul", net.x, net.scalar((size // heads) ** -0.5))
+    net.op("Softmax", net.x, axis=-1)
+    net.op("MatMul", net.x, sides[2])
+    net.op("Transpose", net.x, perm=[0, 2, 1, 3])
+    net.op("Reshape", net.x, net.ints(0, 0, size))
+    return _linear(net, size, size)
+
+
+def _perceptron(net: Net, size: int) -> str:
+    _normed(net, size)
+    x = _linear(net, size, 4 * size)
+    net.op("Erf", net.op("Mul", x, net.scalar(0.5**0.5)))  # GELU, as it is written before opset 20
+    net.op("Add", net.x, net.scalar(1.0))
+    net.op("Mul", net.op("Mul", x, net.x), net.scalar(0.5))
+    return _linear(net, 4 * size, size)
+
+
 SHAPES: dict[str, Callable[[], onnx.ModelProto]] = {
     "alexnet": alexnet,
     "vgg16": vgg16,
     "resnet18": resnet18,
     "resnet50": resnet50,
     "mobilenet_se": mobilenet_se,
+    "vit_tiny": vit_tiny,
 }
