@@ -293,8 +293,15 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def move_into(stage: Path, folder: Path) -> None:
-    """Flush every file of the stage to the disk and rename it into the folder, data before models."""
-    for file in sorted(stage.iterdir(), key=lambda f: f.suffix == ".onnx"):
+    """Flush every file of the stage to the disk and rename it into the folder, data before models.
+
+    All are as readable as any new file of this user: onnx keeps weights beside a model to their owner.
+    """
+    files = sorted(stage.iterdir(), key=lambda f: f.suffix == ".onnx")
+    new = stage / "new"
+    new.touch()
+    for file in files:
+        file.chmod(new.stat().st_mode)
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
         os.replace(file, folder / file.name)

@@ -212,3 +212,15 @@ def test_metadata_survive_a_second_conversion(tmp_path: Path) -> None:
     with pytest.raises(surgery.Refused, match="already fully convolutional"):
         surgery.convert(path, tmp_path / "twice.onnx", window=(17, 23))
     assert os.listdir(tmp_path) == ["out.onnx"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are those of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_weights_beside_a_model_are_as_readable_as_it(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        save(nets.load("plain"), tmp_path / "out.onnx", external=True)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["out.onnx", "out.onnx.data"], 0o666 & ~umask)
