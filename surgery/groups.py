@@ -19,7 +19,7 @@ from surgery.shapes import Facts
 CACHE = 2**23  # bytes of the largest activation of one group of windows
 FEW = 8  # windows that make a batch, however large their activations are
 NODES = 2**14  # nodes of all groups: more would make the graph large
-ALIVE = 3  # activations as large as the largest that are held at once
+ALIVE = 4  # activations as large as the largest that are held at once
 
 
 def groupable(
