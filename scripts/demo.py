@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 from PIL import Image
 
 import surgery
+from surgery.benchmark import in_turns
 from surgery.model import read
 from surgery.session import Session
 
@@ -55,29 +54,19 @@ def speed(scanner: surgery.Scanner) -> str:
     size = image.shape[2:]
     g = scanner.card.geometry
     boxes = [g.box(*cell) for cell in np.ndindex(g.grid(size))]
-    crops = [image[:, :, top:bottom, left:right].copy() for top, left, bottom, right in boxes]
     dense, original = (Session(read(p).proto) for p in (OUTPUT / "face.onnx", ORIGINAL))
 
     def crop_by_crop() -> None:
-        for crop in crops:
-            original.run({scanner.feed.name: crop})
+        for top, left, bottom, right in boxes:
+            original.run({scanner.feed.name: image[:, :, top:bottom, left:right].copy()})
 
-    one_pass, cropped = interleaved(lambda: dense.run({scanner.feed.name: image}), crop_by_crop)
+    works = {"one pass": lambda: dense.run({scanner.feed.name: image}), "crops": crop_by_crop}
+    taken = {name: median(seconds) for name, seconds in in_turns(works, RUNS).items()}
     return (
-        f"{len(crops):,} windows of the {size[0]}x{size[1]} photograph, medians of {RUNS} runs in turns:\n"
-        f"crop by crop {cropped:.3f} s, one pass {one_pass:.4f} s: {cropped / one_pass:.0f} times faster."
+        f"{len(boxes):,} windows of the {size[0]}x{size[1]} photograph, medians of {RUNS} runs in turns:\n"
+        f"crop by crop {taken['crops']:.3f} s, one pass {taken['one pass']:.4f} s: "
+        f"{taken['crops'] / taken['one pass']:.0f} times faster."
     )
-
-
-def interleaved(*works: Callable[[], object]) -> list[float]:
-    """The median seconds of each, run in turns so that a busy machine is unfair to none."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(RUNS):
-        for work, taken in zip(works, seconds, strict=True):
-            start = perf_counter()
-            work()
-            taken.append(perf_counter() - start)
-    return [median(taken) for taken in seconds]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from statistics import median
 from time import perf_counter, sleep
-from typing import Any
+from typing import Any, TypeVar
 
 from surgery.crops import Cropper, Way, plan, with_others
 from surgery.errors import BadInput
@@ -26,6 +26,8 @@ RUNS = 5
 STRIDES_MORE = 5  # the default image has 6 windows along each axis, as 384 pixels have for 224 and 32
 PAUSE = 0.1  # seconds before a run; onnxruntime's threads were seen to spin for more than 0.02
 ONE_PASS = "one pass"
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -258,19 +260,19 @@ def crop_works(cropper: Cropper, ways: Sequence[Way]) -> dict[str, Callable[[], 
 
 
 def in_turns(
-    works: Mapping[str, Callable[[], object]],
+    works: Mapping[Key, Callable[[], object]],
     runs: int,
     *,
     clock: Callable[[], float] = perf_counter,
     rest: Callable[[], None] = lambda: sleep(PAUSE),
     progress: Progress = silent,
-) -> dict[str, list[float]]:
-    """The seconds of every run of every work by name: first a warm-up of each, then all in turns.
+) -> dict[Key, list[float]]:
+    """The seconds of every run of every work by its key: first a warm-up of each, then all in turns.
 
     Before each run there is a rest: the threads of an onnxruntime session go on spinning for a while after
     it, and take the cores of another session that runs then.
     """
-    taken: dict[str, list[float]] = {name: [] for name in works}
+    taken: dict[Key, list[float]] = {name: [] for name in works}
     for name, work in works.items():
         progress(f"warm-up: {name}")
         work()
