@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
@@ -60,7 +61,7 @@ def lift_head(
     kept = {id(op.node) for op in trunk.gates}  # a gate whose vector the head reads too is there twice
     old = {id(op.node) for op in head.ops} - kept
     lifted = [o.name for o in graph.outputs if o.name in lifter.values and o.name not in trunk.maps]
-    finals = {name: _final(build, name, lifter.values[name]) for name in lifted}
+    finals = {name: lifter.final(name) for name in lifted}
     dims = {name: final.dims for name, final in finals.items()}
     graph.nodes[:] = [n for n in graph.nodes if id(n) not in old]
     _freeze(graph, build, head)
@@ -129,14 +130,25 @@ class _Lifter:
         """Lift one op; raises Refused where that has no meaning."""
         self.build.prefix = op.name
         count = len(self.build.graph.nodes)
-        try:
+        with self._named(op):
             outs, folded = self._apply(op)
             self.values.update(_checked(op, outs))
+        emitted = [node.op for node in self.build.graph.nodes[count:]]
+        return Row(op.name, op.kind, _became(op, emitted, folded))
+
+    def final(self, name: str) -> Lifted:
+        """The value of a graph output; raises Refused where it would be too large."""
+        with self._named(next(op for op in self.head.ops if name in op.outputs)):
+            return _final(self.build, name, self.values[name])
+
+    @contextmanager
+    def _named(self, op: Op) -> Iterator[None]:
+        """Let a rule that is missing refuse this op."""
+        try:
+            yield
         except NoRule as missing:
             why = str(missing)
             raise Refused(refusal(op, why, self.trunk), node=op.name, op=op.kind, why=why) from missing
-        emitted = [node.op for node in self.build.graph.nodes[count:]]
-        return Row(op.name, op.kind, _became(op, emitted, folded))
 
     def _apply(self, op: Op) -> tuple[list[Any], bool]:
         """The values of an op's outputs, and whether its positions were folded into the batch for it."""

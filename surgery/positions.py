@@ -17,6 +17,7 @@ from surgery.rules import Array, Folded, Lifted, NoRule, Rows, Source
 END = 2**63 - 1  # the end of an axis, for Slice
 CONV_TYPES = ("float32", "float16")  # what onnxruntime's CPU convolves
 POOL_TYPES = {"MaxPool": (*CONV_TYPES, "float64")}  # and pools, where these are others
+LARGEST = 2**30  # bytes of a kernel that makes the cells of a window channels
 SMALL_TYPES = ("bool", "int8", "uint8", "int16", "uint16")
 
 
@@ -149,6 +150,12 @@ def _unfold(build: Builder, source: Source) -> Any:
         return build.emit("Cast", [copied], {"to": onnx.helper.np_dtype_to_tensor_dtype(dtype)})
     if dtype not in CONV_TYPES:
         return _by_slices(build, source)
+    size = source.channels * count**2 * dtype.itemsize
+    if size > LARGEST:
+        raise NoRule(
+            f"it takes each of the {count:,} cells of a window for itself, and the kernel that makes them "
+            f"channels would hold {size / 2**30:.1f} GiB"
+        )
     hot = np.eye(count, dtype=dtype).reshape((count, 1, *source.cells))
     weight = build.constant("unfold", np.tile(hot, (source.channels, *[1] * (hot.ndim - 1))))
     return build.emit("Conv", [source.tensor, weight], {**reading(source), "group": source.channels})

@@ -25,6 +25,15 @@ REFUSALS = {
         body("scores = Conv (image, w)", "float[6,2,3,3] w", out="float[1,6,7,7] scores"),
         r"nothing to convert: every tensor .* still a map, so .* already fully convolutional",
     ),
+    "cells by the ten thousand, one by one": (
+        body("a = Relu (image) f = Flatten (a) scores = Mul (f, f)", "", "float[1,2,150,150] image"),
+        r"cannot lift Mul 'scores' -> 'scores': it takes each of the 22,500 cells of a window for itself, "
+        r"and the kernel that makes them channels would hold 3\.8 GiB\. .*--exact",
+    ),
+    "cells by the ten thousand as the answer": (
+        body("a = Relu (image) scores = Flatten (a)", "", "float[1,2,150,150] image"),
+        r"cannot lift Flatten 'scores' -> 'scores': it takes each of the 22,500 cells of a window for itself",
+    ),
     "Dropout in training": (
         body(
             "a = Flatten (image) d = Dropout (a, r, t) scores = Gemm <transB = 1> (d, w)",
