@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from surgery.arrange import Ints, Reach
 from surgery.cost import Costs
 from surgery.field import Slide
 from surgery.geometry import Trunk
 from surgery.graph import Op
-from surgery.mosaic import Ints, Reach
 from surgery.ops.pad import pads_of
 from surgery.ops.window import WINDOWED, statement
 from surgery.rules import Map

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 import surgery.batch_mixes
 import surgery.batch_rules  # noqa: F401  (enters the rules)
+from surgery.arrange import Ints
 from surgery.batch import Batches
 from surgery.dynamic import BATCH, forget_shapes, freeze_sizes, narrow_constants, pad_apart, write_slides
 from surgery.errors import Refused
@@ -19,7 +20,7 @@ from surgery.exact import Plan, Planned
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
 from surgery.groups import groupable, windows_at_once
-from surgery.mosaic import Ints, Step
+from surgery.mosaic import Step
 from surgery.ops.pad import pad_value
 from surgery.ops.window import POOLS, statement
 from surgery.parting import Parting

@@ -13,11 +13,12 @@ from math import prod
 from typing import Any
 
 from surgery.ahead import NONE, Ahead
+from surgery.arrange import Ints, Reach
 from surgery.cost import Costs
 from surgery.field import Slide
 from surgery.geometry import Trunk
 from surgery.graph import Op
-from surgery.mosaic import Ints, Reach, Step, Strip, join, slide
+from surgery.mosaic import Step, Strip, join, slide
 from surgery.ops.pointwise import BINARY
 
 Strips = tuple[Strip, ...]

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from surgery.arrange import Ints
 from surgery.batch import Batches
 from surgery.cost import THIN
 from surgery.dynamic import BATCH
 from surgery.exact import Strips
 from surgery.graph import Builder, in_order
-from surgery.mosaic import Ints
 from surgery.places import Places
 from surgery.rules import Map
 from surgery.shapes import Facts
@@ -124,9 +124,9 @@ class Parting:
         return made
 
     def open(self, at_once: tuple[int, ...], body: set[str], batches: Batches) -> None:
-        """Let the body, of these tensors, read that many windows of each axis of the grid at a time.
+        """Run the body, which makes the tensors of these names, on so many windows of each axis at a time.
 
-        All else reads all windows at once.
+        All else runs on all of them at once.
         """
         graph = self.build.graph
         if at_once != self.grid:

@@ -16,8 +16,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from surgery.arrange import Ints
 from surgery.graph import Builder
-from surgery.mosaic import Ints
 from surgery.rules import Map
 
 Mask = NDArray[np.bool_]

@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from surgery.arrange import Reach
 from surgery.field import Slide
-from surgery.mosaic import Joined, Reach, Step, Strip, join, slide
+from surgery.mosaic import Joined, Step, Strip, join, slide
 
 Values = NDArray[np.uint64]
 BORDER = np.uint64(37)  # what the op reads where a window has padding
