@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from surgery.errors import BadInput
 from surgery.layers import constant_names
 from surgery.model import dims_of
-from surgery.oracle import with_outputs
+from surgery.probes import with_outputs
 from surgery.session import Session
 from surgery.store import Store
 

@@ -15,7 +15,8 @@ from onnx import numpy_helper
 
 from surgery.errors import BadInput
 from surgery.model import dtype_of, metadata_of
-from surgery.oracle import HIDING, SOFT, Arrays, Original, softmax_inputs, window_at, with_outputs
+from surgery.oracle import Arrays, Original, window_at
+from surgery.probes import HIDING, SOFT, softmax_inputs, with_outputs
 from surgery.rules import Map
 from surgery.session import Session, beside
 from surgery.shapes import RANDOM_OPS

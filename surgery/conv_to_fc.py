@@ -21,21 +21,13 @@ from surgery.errors import BadInput, Mismatch
 from surgery.fc_plan import Block, check_size, choose, guard, matrix_of
 from surgery.geometry import ops_of
 from surgery.graph import Builder, Op, in_order
-from surgery.model import (
-    Model,
-    ModelLike,
-    check_target,
-    dims_of,
-    from_graph,
-    read,
-    save,
-    set_metadata,
-    to_graph,
-)
-from surgery.oracle import Arrays, with_outputs
+from surgery.model import Model, ModelLike, dims_of, from_graph, read, set_metadata, to_graph
+from surgery.oracle import Arrays
+from surgery.probes import with_outputs
 from surgery.proof import Progress, Proof, silent, tolerance_for
 from surgery.report.fc import render_fc
 from surgery.report.layout import by
+from surgery.saving import check_target, save
 from surgery.session import Session, noise
 from surgery.shapes import Facts, feeds_for, observe
 from surgery.version import VERSION

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from surgery.errors import BadInput
 from surgery.head import Geometry
 from surgery.model import Model, dims_of, dtype_of
-from surgery.oracle import Arrays, grid_places, relaxed, window_at
+from surgery.oracle import Arrays, grid_places, window_at
+from surgery.probes import relaxed
 from surgery.session import Session
 
 BATCH = 8

@@ -16,7 +16,7 @@ from surgery.head import Head
 from surgery.kernels import check_valid
 from surgery.lift import Row
 from surgery.model import from_graph
-from surgery.oracle import PROBABILITIES, softmax_inputs
+from surgery.probes import PROBABILITIES, softmax_inputs
 
 ONE_IMAGE = "the batch stays one image: the net's body holds the batch it was exported with"
 

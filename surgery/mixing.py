@@ -7,7 +7,8 @@ import onnx
 
 from surgery.errors import BadInput
 from surgery.model import Model
-from surgery.oracle import Arrays, relaxed, with_outputs
+from surgery.oracle import Arrays
+from surgery.probes import relaxed, with_outputs
 from surgery.session import Session, noise
 from surgery.shapes import Facts, feeds_for
 

@@ -13,9 +13,10 @@ import onnx
 
 from surgery.blobs import Array, Blobs, infer
 from surgery.errors import BadInput
-from surgery.model import ModelLike, check_target, dims_of, dtype_of, read, save
+from surgery.model import ModelLike, dims_of, dtype_of, read
 from surgery.ops.shape import RESHAPES
 from surgery.parameters import Params, UnknownName, nearest
+from surgery.saving import check_target, save
 from surgery.session import Session
 from surgery.shapes import feeds_for, image_axes
 from surgery.transplant import Transplant, transplant

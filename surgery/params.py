@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from surgery.errors import BadInput
-from surgery.model import ModelLike, check_target, move_into, staged
+from surgery.model import ModelLike
 from surgery.net import Net
 from surgery.param_report import Copied, Edit, Listing, Row, Values
 from surgery.parameters import Array, Layer
+from surgery.saving import check_target, move_into, staged
 
 PathLike = str | os.PathLike[str]
 

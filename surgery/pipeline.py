@@ -16,9 +16,10 @@ from surgery import dense, proof, readings
 from surgery.analysis import Options, analyse, describe, per_axis, plain_first
 from surgery.compare import Converted
 from surgery.errors import BadInput, Mismatch, Reason, Refused
-from surgery.model import Model, ModelLike, check_target, dims_of, metadata_of, read, save
+from surgery.model import Model, ModelLike, dims_of, metadata_of, read
 from surgery.proof import Progress, Proof, silent, tolerance_for
 from surgery.result import Result, failure, label
+from surgery.saving import check_target, save
 from surgery.windows import MAX_MEMORY, convert_exactly, inspect_exactly, validate_exactly
 
 Sizes = Sequence[Sequence[int]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from surgery.layers import makers_of, stored
-from surgery.oracle import cut
+from surgery.probes import cut
 from surgery.session import Session
 from surgery.shapes import captured
 

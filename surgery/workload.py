@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
-from surgery.oracle import with_outputs
+from surgery.probes import with_outputs
 from surgery.rules import STANDARD
 from surgery.session import Session
 

@@ -15,8 +15,9 @@ from done import convert
 from onnx import numpy_helper
 
 import surgery
-from surgery import model as models
-from surgery.model import metadata_of, read, save, set_metadata
+from surgery import saving
+from surgery.model import metadata_of, read, set_metadata
+from surgery.saving import save
 
 
 def with_external_data(model: onnx.ModelProto, path: Path) -> Path:
@@ -141,7 +142,7 @@ def test_external_and_inline_weights_give_the_same_model(tmp_path: Path) -> None
 def test_a_model_too_large_for_protobuf_is_written_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "serialized", lambda proto: None)
+    monkeypatch.setattr(saving, "serialized", lambda proto: None)
     proto = nets.parse(
         '<ir_version: 8, opset_import: ["": 13]> net (float[1,400] x) => (float[1,9] y) '
         "<float[400,9] w> { y = MatMul (x, w) }"

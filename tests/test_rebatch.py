@@ -13,7 +13,7 @@ from heads import SIZES, assert_lifted, net
 
 import surgery
 from surgery.analysis import ONE_IMAGE, Options, analyse
-from surgery.oracle import relaxed
+from surgery.probes import relaxed
 
 FC = "f = Flatten (map) h = Gemm (f, w, b)"
 FREE = "float[N,2,9,8] image"

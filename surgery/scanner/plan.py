@@ -12,7 +12,7 @@ from surgery.dynamic import GRID_NAMES
 from surgery.errors import BadInput
 from surgery.head import Geometry
 from surgery.model import Model, dims_of, metadata_of
-from surgery.oracle import SHAPE_ONLY, softmax_inputs
+from surgery.probes import SHAPE_ONLY, softmax_inputs
 from surgery.report.layout import by
 from surgery.scanner.images import MOST_PIXELS
 

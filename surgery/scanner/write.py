@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from surgery.errors import BadInput
-from surgery.model import move_into, staged
 from surgery.report.heat import Layer, Mark, fit, levels, paint
+from surgery.saving import move_into, staged
 from surgery.scanner.result import Scan, ScoreMap
 
 MARKED = 0.9  # a box is drawn where the score is at least this share of the best one, in colours
