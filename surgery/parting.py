@@ -118,8 +118,10 @@ class Parting:
         else:
             index = [s.index()[a:b] for s, (a, b) in zip(self.strips[name], box, strict=True)]
             made = take_windows(self.places, self.current[name], self.maps[name], index)
-        # onnxruntime adds a shortcut within a Conv only where it knows that both have as many samples
-        made.shape, made.dtype = [f"{count}*{BATCH}", *shape[1:]], self.facts.dtypes[name]
+        # onnxruntime adds a shortcut within a Conv only where it knows that both have as many samples; had
+        # two groups as many by name, it would keep a buffer of the one for the other all through the run
+        samples = f"{BATCH}_{'_'.join(f'{a}to{b}' for a, b in box)}"
+        made.shape, made.dtype = [samples, *shape[1:]], self.facts.dtypes[name]
         self.parted[key] = made
         return made
 

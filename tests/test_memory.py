@@ -127,6 +127,7 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "resnet18": lambda: SHAPES["resnet18"](width=0.5),
     "resnet50": lambda: SHAPES["resnet50"](width=0.5),
     "mobilenet": lambda: SHAPES["mobilenet_se"](),
+    "vit": lambda: SHAPES["vit_tiny"](width=0.5),
     "alexnet": lambda: SHAPES["alexnet"](width=0.5),
     "rnet": lambda: onnx.load(nets.FIXTURES / "rnet24.onnx"),
 }
@@ -137,6 +138,8 @@ CASES = [
     ("resnet18", (288, 320), (16, 16)),
     ("resnet50", (352, 352), None),
     ("mobilenet", (384, 384), None),
+    ("mobilenet", (384, 700), None),
+    ("vit", (384, 384), None),
     ("alexnet", (500, 500), None),
     ("rnet", (300, 400), None),
     ("rnet", (300, 400), (2, 2)),
