@@ -93,7 +93,7 @@ def test_tokens_before_the_batch_are_joined_by_the_batch() -> None:
 
 
 def test_every_group_has_a_name_for_how_many_windows_it_holds() -> None:
-    """onnxruntime fuses an Add where shapes agree, and keeps a dead buffer for a later tensor of its shape."""
+    """onnxruntime fuses an Add where shapes agree, and keeps a dead buffer for another of its shape."""
     with forced(groups=3):
         (made,) = cuts(net(TOKENS), SIZE, (2, 2), [0])
     shapes = [v.type.tensor_type.shape.dim for v in made.proto.graph.value_info]
