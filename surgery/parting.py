@@ -18,7 +18,6 @@ import onnx_graphsurgeon as gs
 from surgery.arrange import Ints
 from surgery.batch import Batches
 from surgery.cost import THIN
-from surgery.dynamic import BATCH
 from surgery.exact import Strips
 from surgery.graph import Builder, in_order
 from surgery.places import Places
@@ -111,17 +110,12 @@ class Parting:
             return self.parted[key]
         self.build.prefix = name
         count = prod(last - first for first, last in box)
-        shape = self.facts.shapes[name]
         if name not in self.strips:
-            times = [count, *[1] * (len(shape) - 1)]
+            times = [count, *[1] * (len(self.facts.shapes[name]) - 1)]
             made = self.build.emit("Tile", [self.current[name], self.build.ints("windows", times)])
         else:
             index = [s.index()[a:b] for s, (a, b) in zip(self.strips[name], box, strict=True)]
             made = take_windows(self.places, self.current[name], self.maps[name], index)
-        # onnxruntime adds a shortcut within a Conv only where it knows that both have as many samples; had
-        # two groups as many by name, it would keep a buffer of the one for the other all through the run
-        samples = f"{BATCH}_{'_'.join(f'{a}to{b}' for a, b in box)}"
-        made.shape, made.dtype = [samples, *shape[1:]], self.facts.dtypes[name]
         self.parted[key] = made
         return made
 

@@ -92,15 +92,6 @@ def test_tokens_before_the_batch_are_joined_by_the_batch() -> None:
         assert_every_cut(model, SIZE, (2, 2))
 
 
-def test_every_group_has_a_name_for_how_many_windows_it_holds() -> None:
-    """onnxruntime fuses an Add where shapes agree, and keeps a dead buffer for another of its shape."""
-    with forced(groups=3):
-        (made,) = cuts(net(TOKENS), SIZE, (2, 2), [0])
-    shapes = [v.type.tensor_type.shape.dim for v in made.proto.graph.value_info]
-    named = sorted(dims[0].dim_param for dims in shapes if dims)
-    assert named == [f"N_{row}to{row + 1}_0to3" for row in range(5)]
-
-
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 6])
 def test_tokens_answer_as_the_crops(count: int) -> None:
     with forced(groups=count):
