@@ -14,7 +14,7 @@ import surgery.batch_mixes
 import surgery.batch_rules  # noqa: F401  (enters the rules)
 from surgery.arrange import Ints
 from surgery.batch import Batches
-from surgery.dynamic import BATCH, forget_shapes, freeze_sizes, narrow_constants, pad_apart, write_slides
+from surgery.dynamic import BATCH, freeze_sizes, narrow_constants, pad_apart, write_slides
 from surgery.errors import Refused
 from surgery.exact import Plan, Planned
 from surgery.geometry import Trunk
@@ -40,7 +40,6 @@ def assemble(
 
     Raises Refused where an output does not have the batch first.
     """
-    forget_shapes(graph)
     build = Builder(graph, opset, space=len(plan.grid))
     tensors = graph.tensors()
     writer = _Writer(build, trunk, facts, plan, {facts.image: tensors[facts.image]})
@@ -89,7 +88,7 @@ class _Writer:
         self.current = current
         strips = {facts.image: plan.image, **plan.strips()}
         self.places = Places(build)
-        self.parting = Parting(build, self.places, trunk.maps, facts, plan.grid, strips, current)
+        self.parting = Parting(build, self.places, trunk.maps, plan.grid, strips, current)
         self.names = [str(o.name) for o in build.graph.outputs]
 
     # -------------------------------------------------------------- over the mosaic
@@ -261,7 +260,7 @@ class _Writer:
         dtype = self.facts.dtypes[name]
         for old in (self.build.graph.outputs[i], self.current.get(name)):
             if old is not None and old.name == name:
-                old.name, old.shape = self.build.fresh(f"{name}/windows"), None
+                old.name = self.build.fresh(f"{name}/windows")
         out.name, out.dtype = name, dtype
         out.shape = [BATCH, *features, *self.plan.grid]
         self.build.graph.outputs[i] = out

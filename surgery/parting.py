@@ -22,7 +22,6 @@ from surgery.exact import Strips
 from surgery.graph import Builder, in_order
 from surgery.places import Places
 from surgery.rules import Map
-from surgery.shapes import Facts
 
 Box = tuple[tuple[int, int], ...]  # the first window of each axis of the grid, and the one behind the last
 
@@ -82,7 +81,6 @@ class Parting:
         build: Builder,
         places: Places,
         maps: dict[str, Map],
-        facts: Facts,
         grid: tuple[int, ...],
         strips: dict[str, Strips],
         current: dict[str, Any],
@@ -90,7 +88,6 @@ class Parting:
         self.build = build
         self.places = places
         self.maps = maps
-        self.facts = facts
         self.grid = grid
         self.strips = strips
         self.current = current
@@ -111,7 +108,7 @@ class Parting:
         self.build.prefix = name
         count = prod(last - first for first, last in box)
         if name not in self.strips:
-            times = [count, *[1] * (len(self.facts.shapes[name]) - 1)]
+            times = [count, *[1] * (len(self.current[name].shape) - 1)]
             made = self.build.emit("Tile", [self.current[name], self.build.ints("windows", times)])
         else:
             index = [s.index()[a:b] for s, (a, b) in zip(self.strips[name], box, strict=True)]

@@ -16,7 +16,7 @@ from surgery import proof
 from surgery.analysis import Analysis, Options, analyse, describe
 from surgery.assemble import assemble
 from surgery.compare import Converted, check_repeatable
-from surgery.dynamic import BATCH
+from surgery.dynamic import BATCH, forget_shapes
 from surgery.errors import BadInput, Refused
 from surgery.geometry import ops_of
 from surgery.graph import Op, in_order
@@ -126,6 +126,7 @@ def rewrite(
     model, facts = analysis.model, analysis.facts
     assemble(graph, model.opset, ops, analysis.trunk, facts, layout.plan)
     in_order(graph.cleanup())
+    forget_shapes(graph)
     shape: list[Any] = [BATCH, *facts.shape[1:]]
     for axis, side in zip(facts.axes, layout.size, strict=True):
         shape[axis] = side
