@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from surgery.batch import Place
 from surgery.cost import MATRIX
 from surgery.graph import Op
+from surgery.probes import HIDING, SHAPE_ONLY
 from surgery.shapes import Facts
 
 CACHE = 2**23  # bytes of the largest activation of one group of windows
@@ -31,8 +32,10 @@ def groupable(
 ) -> list[Op]:
     """The ops of the rest, from the windows on, whose outputs put one behind the other are the whole batch's.
 
-    Those of `always`, and what leads to them, are never held back by their weights.
+    Those of `always`, and what leads to them, are never held back by their weights. What only reshapes the
+    answers or hides them (a softmax) runs once, so that its input is there to be compared.
     """
+    last = at_the_end(rest)
     kept = {id(op) for op in always}
     wanted: set[str] = set()
     for op in reversed(rest):
@@ -42,7 +45,7 @@ def groupable(
     missing = set(moving).intersection(name for op in rest for name in op.outputs)
     body = []
     for op in rest:
-        if op.outputs[0] not in moving or missing.intersection(op.inputs):
+        if op.outputs[0] not in moving or missing.intersection(op.inputs) or id(op) in last:
             continue
         known = all(places.get(name) is not None for name in op.outputs if name)
         sealed = any(isinstance(v, gs.Graph) for v in op.node.attrs.values())
@@ -50,6 +53,18 @@ def groupable(
             body.append(op)
             missing.difference_update(op.outputs)
     return body
+
+
+def at_the_end(rest: Sequence[Op]) -> set[int]:
+    """The ids of the last ops of the rest: those behind which nothing is computed any more."""
+    last: set[int] = set()
+    read: set[str] = set()
+    for op in reversed(rest):
+        if op.kind in (*SHAPE_ONLY, *HIDING) and read.isdisjoint(op.outputs):
+            last.add(id(op))
+        else:
+            read.update(op.inputs)
+    return last
 
 
 def bound_by_weights(op: Op, windows: int) -> bool:

@@ -13,6 +13,7 @@ from exactly import assert_every_cut, cuts, forced
 from hypothesis import given
 from hypothesis import strategies as st
 
+import surgery
 from surgery import groups
 
 STEM = "a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (image, w1) b = Relu (a) "  # [1, 4, 4, 4]
@@ -90,6 +91,20 @@ def test_tokens_before_the_batch_are_joined_by_the_batch() -> None:
         wide = [node for node in made.proto.graph.node if "wide" in node.input]
         assert len(wide) == 1
         assert_every_cut(model, SIZE, (2, 2))
+
+
+def test_what_a_softmax_hides_is_compared_whatever_runs_in_groups() -> None:
+    """The rows of a wide head are not read often enough to keep it, and its softmax, behind the groups."""
+    head = "f = Flatten (y) h = Gemm <transB = 1> (f, wf) z = Gemm <transB = 1> (h, wh) p = Softmax (z) "
+    model = net(TOKENS, f"{head} scores = Identity (p)")
+    with forced(groups=3), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups, "bound_by_weights", lambda op, windows: False)
+        result = surgery.convert(model, sizes=[SIZE], exact=True, stride=2)
+    assert result.proto is not None
+    assert result.proof is not None
+    assert sum(node.op_type == "Gemm" for node in result.proto.graph.node) == 2 * 5
+    for check in result.proof.checks:
+        assert "softmax input of scores" in check.compared
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 6])
