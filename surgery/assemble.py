@@ -14,12 +14,14 @@ import surgery.batch_mixes
 import surgery.batch_rules  # noqa: F401  (enters the rules)
 from surgery.arrange import Ints
 from surgery.batch import Batches
+from surgery.copies import Copies
 from surgery.dynamic import BATCH, freeze_sizes, narrow_constants, pad_apart, write_slides
 from surgery.errors import Refused
 from surgery.exact import Plan, Planned
 from surgery.geometry import Trunk
 from surgery.graph import Builder, Op
-from surgery.groups import groupable, windows_at_once
+from surgery.groups import groupable, grouping
+from surgery.loop import Loop
 from surgery.mosaic import Step
 from surgery.ops.pad import pad_value
 from surgery.ops.window import POOLS, statement
@@ -224,8 +226,13 @@ class _Writer:
         """Give the rest its windows, the body of the net a few at a time."""
         always = [*self.trunk.gates, *(op for op in rest if op.outputs[0] in self.maps)]
         body = groupable(rest, moving, always, batches.places, prod(self.plan.grid))
-        at_once = windows_at_once(body, self.facts, self.plan.grid)
-        self.parting.open(at_once, {n for op in body for n in op.outputs if n}, batches)
+        groups = grouping(body, self.facts, self.plan.grid, self.build.opset)
+        run = None
+        if groups.turn:
+            run = Loop(self.parting, groups.turn, batches).run
+        elif groups.box != self.plan.grid:
+            run = Copies(self.parting, groups.box, batches).run
+        self.parting.open({n for op in body for n in op.outputs if n}, run)
 
     # -------------------------------------------------------------- and back
 

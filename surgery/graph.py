@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
@@ -131,6 +132,15 @@ class Builder:
         self.counts[name] = count
         self.taken.add(candidate)
         return candidate
+
+    @contextmanager
+    def within(self, body: gs.Graph) -> Iterator[None]:
+        """Add nodes to the body of a loop meanwhile."""
+        outer, self.graph = self.graph, body
+        try:
+            yield
+        finally:
+            self.graph = outer
 
     def constant(self, name: str, value: Array) -> gs.Constant:
         """A new initializer."""

@@ -7,10 +7,12 @@ what it makes of all windows is bound by reading them, and so reads them once, w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import onnx_graphsurgeon as gs
 
+from surgery import loop
 from surgery.batch import Place
 from surgery.cost import MATRIX
 from surgery.graph import Op
@@ -19,8 +21,18 @@ from surgery.shapes import Facts
 
 CACHE = 2**23  # bytes of the largest activation of one group of windows
 FEW = 8  # windows that make a batch, however large their activations are
-NODES = 2**14  # nodes of all groups: more would make the graph large
+PLAIN = 2**13  # nodes of all copies: more are a loop, where there may be one
+NODES = 2**14  # nodes of all copies where there may be none: more would make the graph large
+HEAVY = 2**30  # bytes of weights that a loop may hold: they are part of the graph, of 2 GiB at most
 ALIVE = 4  # activations as large as the largest that are held at once
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The windows of a group along each axis of the grid, or those of each turn of a loop (0: no loop)."""
+
+    box: tuple[int, ...]
+    turn: int = 0
 
 
 def groupable(
@@ -78,22 +90,28 @@ def weights(op: Op) -> int:
     return sum(v.size for v in values if v is not None)
 
 
-def windows_at_once(body: Sequence[Op], facts: Facts, grid: tuple[int, ...]) -> tuple[int, ...]:
-    """The windows of a group along each axis of the grid.
+def grouping(body: Sequence[Op], facts: Facts, grid: tuple[int, ...], opset: int) -> Grouping:
+    """How the body runs on the windows of a grid.
 
-    A group is part of one row or some whole rows, so that groups follow each other as the windows do.
-    onnxruntime packs matrices anew for every group: all of these take no more memory than groups spare.
+    A group of copies is part of one row or some whole rows, so that groups follow each other as the windows
+    do. onnxruntime packs matrices anew for every copy: all of these take no more memory than groups spare.
     """
     largest = max((_bytes(n, facts) for op in body for n in op.outputs if n in facts.shapes), default=1)
     packed = 4 * sum(weights(op) for op in body if op.kind == "MatMul")
     spared = ALIVE * largest * prod(grid)
-    most = max(1, min(NODES // max(1, len(body)), spared // max(1, packed)))
-    fit = max(FEW, CACHE / max(1, largest), prod(grid) / most)
-    shape = group_of(grid, fit)
-    while prod(-(-n // c) for n, c in zip(grid, shape, strict=True)) > most:
+    fit = max(FEW, CACHE / max(1, largest))
+    looped = bool(body) and opset >= loop.SINCE and 4 * sum(map(weights, body)) <= HEAVY
+    most = min((PLAIN if looped else NODES) // max(1, len(body)), spared // max(1, packed))
+    box = group_of(grid, fit)
+    if looped and _count(grid, box) > most:
+        return Grouping(grid, turn=min(prod(grid), round(fit)))
+    most = max(1, most)
+    fit = max(fit, prod(grid) / most)
+    box = group_of(grid, fit)
+    while _count(grid, box) > most:
         fit *= 1.5
-        shape = group_of(grid, fit)
-    return shape
+        box = group_of(grid, fit)
+    return Grouping(box)
 
 
 def group_of(grid: tuple[int, ...], fit: float) -> tuple[int, ...]:
@@ -112,3 +130,7 @@ def group_of(grid: tuple[int, ...], fit: float) -> tuple[int, ...]:
 
 def _bytes(name: str, facts: Facts) -> int:
     return prod(facts.shapes[name]) * facts.dtypes[name].itemsize // facts.batch
+
+
+def _count(grid: tuple[int, ...], box: tuple[int, ...]) -> int:
+    return prod(-(-n // c) for n, c in zip(grid, box, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from surgery.bodies import bound
 from surgery.runtime import Buffer, Lowering, Step
 
 
@@ -15,8 +16,12 @@ def peak(model: onnx.ModelProto) -> int:
     Dims that are open count as 1. The memory counted is what tensors hold, without what an allocator keeps
     beyond it: the arena, if it is on, was seen to keep up to three times as much.
     """
+    return _most(bound(model))
+
+
+def _most(model: onnx.ModelProto) -> int:
     ends = [o.name for o in model.graph.output]
-    steps = Lowering(model).steps
+    steps = Lowering(model, _most).steps
     return most_alive(steps, Memory(steps, ends))
 
 

@@ -1,14 +1,12 @@
 """Where the windows part: every window of a stored tensor as a sample of a batch.
 
-The batch is ordered by the grid, rows before columns, images last. The body of the net runs on a few
-windows at a time, since a batch whose activations leave the cache is slower than a small one; what the
-groups give is put one behind the other.
+The batch is ordered by the grid, rows before columns, images last. The body of the net may run on a few
+windows at a time (see surgery.copies and surgery.loop).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from surgery.arrange import Ints
-from surgery.batch import Batches
 from surgery.cost import THIN
 from surgery.exact import Strips
 from surgery.graph import Builder, in_order
@@ -24,6 +21,7 @@ from surgery.places import Places
 from surgery.rules import Map
 
 Box = tuple[tuple[int, int], ...]  # the first window of each axis of the grid, and the one behind the last
+Run = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]  # nodes and what they end in, which it makes
 
 SLICES = 64  # windows taken one by one; beyond, a gather is the smaller graph
 
@@ -69,10 +67,6 @@ def _sliced(build: Builder, tensor: Any, m: Map, index: Sequence[Ints]) -> Any:
     return parts[0] if len(parts) == 1 else build.emit("Concat", parts, {"axis": 0})
 
 
-def _parts(count: int, size: int) -> list[tuple[int, int]]:
-    return [(a, min(a + size, count)) for a in range(0, count, size)]
-
-
 class Parting:
     """The places where the rest reads windows, until it is known how many at a time."""
 
@@ -116,22 +110,16 @@ class Parting:
         self.parted[key] = made
         return made
 
-    def open(self, at_once: tuple[int, ...], body: set[str], batches: Batches) -> None:
-        """Run the body, which makes the tensors of these names, on so many windows of each axis at a time.
-
-        All else runs on all of them at once.
-        """
+    def open(self, body: set[str], run: Run | None) -> None:
+        """Let `run` make the tensors of these names from windows; all else runs on all of them at once."""
         graph = self.build.graph
-        if at_once != self.grid:
+        if run:
             in_order(graph)
             nodes, ends = self._body(body)
-            sides = [_parts(n, c) for n, c in zip(self.grid, at_once, strict=True)]
-            groups = [self._copy(nodes, box, f"{i}") for i, box in enumerate(product(*sides))]
-            dropped = {id(n) for n in nodes}
-            for end in ends:
-                self.build.prefix = end.name
-                self._replace(end, batches.joined([made[id(end)] for made in groups], end.name), dropped)
-            graph.nodes[:] = [n for n in graph.nodes if id(n) not in dropped]
+            inside = {id(n) for n in nodes}
+            for end, made in zip(ends, run(nodes, ends), strict=True):
+                self._replace(end, made, inside)
+            graph.nodes[:] = [n for n in graph.nodes if id(n) not in inside]
         for name, door in self.doors.items():
             if door.outputs or any(o is door for o in graph.outputs):
                 self._replace(door, self.windows(name, tuple((0, n) for n in self.grid)), set())
@@ -155,21 +143,6 @@ class Parting:
         made = [t for n in reversed(nodes) for t in n.outputs if t.name in body]
         ends = [t for t in made if id(t) in outputs or any(id(u) not in kept for u in t.outputs)]
         return nodes[::-1], ends
-
-    def _copy(self, nodes: list[Any], box: Box, group: str) -> dict[int, Any]:
-        """The nodes once more, on a part of the grid; their tensors by the id of those they stand for."""
-        made: dict[int, Any] = {id(d): self.windows(n, box) for n, d in self.doors.items() if d.outputs}
-        for node in nodes:
-            outputs = [
-                gs.Variable(self.build.fresh(f"{t.name}/{group}"), dtype=t.dtype) for t in node.outputs
-            ]
-            made.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
-            inputs = [made.get(id(t), t) for t in node.inputs]
-            name = self.build.fresh(f"{node.name}/{group}")
-            self.build.graph.nodes.append(
-                gs.Node(node.op, name, dict(node.attrs), inputs, outputs, domain=node.domain)
-            )
-        return made
 
     def _replace(self, old: Any, new: Any, except_in: set[int]) -> None:
         for user in list(old.outputs):

@@ -6,7 +6,7 @@ copied before them, and copied back for any op that reads plain tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from surgery.bodies import captured, one_turn
 from surgery.workload import inferred, inferred_values
 
 BLOCK = 16  # channels in one block on CPUs with AVX-512; 8 with AVX2
@@ -74,9 +75,13 @@ def run_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 class Lowering:
-    """The steps of a run at the sizes that a model's inputs state; a dim that is open counts as 1."""
+    """The steps of a run at the sizes that a model's inputs state; a dim that is open counts as 1.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    `inner` gives the bytes that one turn of a loop's body takes, bodies being `surgery.bodies.bound`.
+    """
+
+    def __init__(self, model: onnx.ModelProto, inner: Callable[[onnx.ModelProto], int]) -> None:
+        self.model, self.inner = model, inner
         graph = model.graph
         self.weights = {t.name: t for t in graph.initializer}
         self.inputs = {v.name for v in graph.input} - set(self.weights)
@@ -86,7 +91,7 @@ class Lowering:
         self.still = _still(nodes, self.weights)
         self.users: dict[str, list[onnx.NodeProto | None]] = {o.name: [None] for o in graph.output}
         for node in nodes:
-            for name in node.input:
+            for name in (*node.input, *captured(node)):
                 self.users.setdefault(name, []).append(node)
         self.plain: set[str] = set()
         self.blocked: set[str] = set()
@@ -142,7 +147,7 @@ class Lowering:
         made = [o for o in node.output if o in self.users and o not in self.still]
         if not made:
             return
-        moving = [i for i in node.input if i and i not in self.still]
+        moving = [i for i in (*node.input, *sorted(captured(node))) if i and i not in self.still]
         if self._runs_blocked(node, made[0], moving) or self._turns(node, made[0]):
             return
         reads = tuple(self._as_plain(i) for i in moving)
@@ -151,6 +156,8 @@ class Lowering:
             self.steps.append(Step(reads, (Buffer(made[0], 0),), view=reads[0]))
             return
         scratch = self.size(made[0]) if node.op_type == "Where" else 0
+        if node.op_type == "Scan":
+            scratch = self.inner(one_turn(node, self.known, self.model))
         over = reads if node.op_type in IN_PLACE else ()
         self.steps.append(Step(reads, tuple(self._buffer(o) for o in made), scratch, over))
 
@@ -229,7 +236,7 @@ def _still(nodes: Sequence[onnx.NodeProto], weights: dict[str, Any]) -> set[str]
     """The tensors that onnxruntime computes when it loads the model."""
     still = set(weights)
     for node in nodes:
-        if node.input and still.issuperset(i for i in node.input if i):
+        if node.input and still.issuperset(i for i in (*node.input, *captured(node)) if i):
             still.update(node.output)
     return still
 

@@ -14,6 +14,7 @@ import strides
 from law import Array
 
 from surgery import groups as groups_of
+from surgery import loop as loops
 from surgery import parting, windows
 from surgery.analysis import analyse
 from surgery.cost import Costs
@@ -27,6 +28,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "gathers": {"gathers": True},
     "room": {"room": True, "groups": 3, "gathers": True},
     "tight": {"room": False},
+    "loop": {"groups": 2, "loop": True},
+    "loop of gathers": {"groups": 4, "loop": True, "gathers": True},
 }
 
 
@@ -42,18 +45,23 @@ class Cut:
 
 
 @contextmanager
-def forced(*, groups: int = 0, gathers: bool = False, room: bool | None = None) -> Iterator[None]:
+def forced(
+    *, groups: int = 0, loop: bool = False, gathers: bool = False, room: bool | None = None
+) -> Iterator[None]:
     """Make the engine choose what only sizes far beyond a test's would make it choose.
 
-    `groups` lets so many windows part at a time, `gathers` takes them by Gathers in place
-    of Slices, `room` leaves room for all ops to come (True) or for none (False).
+    `groups` lets so many windows part at a time, in a `loop` or in copies of the body; `gathers` takes them
+    by Gathers in place of Slices, `room` leaves room for all ops to come (True) or for none (False).
     """
     with pytest.MonkeyPatch.context() as patch:
         if groups:
             patch.setattr(groups_of, "CACHE", 1)
             patch.setattr(groups_of, "FEW", groups)
+        if loop:
+            patch.setattr(groups_of, "PLAIN", 0)
         if gathers:
             patch.setattr(parting, "SLICES", 0)
+            patch.setattr(loops, "SLICES", 0)
         if room is not None:
             patch.setattr(Costs, "stage_compute", lambda self, op, behind: 0.0 if room else 1.0)
             patch.setattr(Costs, "stage_gathers", lambda self, ops: 1.0 if room else 0.0)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import surgery
 from surgery import groups
+from surgery.memory import peak
 
 STEM = "a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (image, w1) b = Relu (a) "  # [1, 4, 4, 4]
 TOKENS = (
@@ -51,6 +52,7 @@ def test_tokens_run_a_row_at_a_time_and_layers_that_only_read_weights_once() -> 
 
 @pytest.mark.parametrize("cut", [0, -1])
 def test_matrices_are_not_packed_for_many_groups(monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    monkeypatch.setattr(groups, "HEAVY", 0)  # so that there is no loop, which packs them once
     monkeypatch.setattr(groups, "ALIVE", 0.01)  # 153 bytes: two of the packed matrix of 64
     seen = kinds(net(TOKENS), cut)
     assert seen["Softmax"] == 2
@@ -124,9 +126,75 @@ def test_a_group_is_part_of_a_row_or_some_whole_rows(sides: list[int], fit: floa
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(1, 400))
-def test_there_are_no_more_groups_than_the_graph_should_hold(sides: list[int], most: int) -> None:
+def test_there_are_no_more_copies_than_the_graph_should_hold(sides: list[int], most: int) -> None:
     grid, op = tuple(sides), SimpleNamespace(outputs=(), kind="Relu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "NODES", most)
-        shape = groups.windows_at_once([op], None, grid)  # type: ignore[list-item, arg-type]
-    assert np.prod([-(-n // c) for n, c in zip(grid, shape, strict=True)]) <= most
+        patch.setattr(groups, "PLAIN", most)
+        old, new = (groups.grouping([op], None, grid, opset) for opset in (9, 17))  # type: ignore[list-item, arg-type]
+    for found in (old, new):
+        assert np.prod([-(-n // c) for n, c in zip(grid, found.box, strict=True)]) <= most
+    assert not old.turn  # before opset 10 no Slice takes its places from another tensor
+    assert new.turn in (0, *range(1, groups.CACHE + 1))
+
+
+def bodies(model: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The graph of a model and the bodies of its Scans, each within the one before."""
+    found = [model.graph]
+    while scans := [n for n in found[-1].node if n.op_type == "Scan"]:
+        (node,) = scans
+        found += [a.g for a in node.attribute if a.name == "body"]
+    return found
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_many_windows_are_a_loop_over_images_and_windows(gathers: bool) -> None:
+    model = net(TOKENS)
+    with forced(groups=4, loop=True, gathers=gathers):
+        (made,) = cuts(model, SIZE, (2, 2), [0])
+        assert_every_cut(model, SIZE, (2, 2), count=3)
+    graph, image, turn = bodies(made.proto)
+    seen = [Counter(n.op_type for n in g.node) for g in (graph, image, turn)]
+    assert seen[2]["Softmax"] == seen[2]["Conv"] == 1
+    assert seen[0]["Gemm"] == 2  # which only read weights
+    assert {t.name for t in turn.initializer} >= {"w1", "wq"}
+    told = {i for n in image.node for i in n.input if n.op_type == "Scan"}
+    assert told
+    assert all(t.dims[0] == 4 for t in image.initializer if t.name in told)  # turns, of 15 windows
+    assert not {t.name for t in turn.initializer} & {t.name for t in graph.initializer}
+
+
+def test_what_is_made_of_constants_alone_goes_into_the_loop() -> None:
+    lines = "again = Identity (wq) " + TOKENS.replace("MatMul (t, wq)", "MatMul (t, again)")
+    head = (
+        "f = Flatten (y) z = Gemm <transB = 1> (f, wf) r = MatMul (wq, wq) o = ReduceSum (r) u = Add (z, o) "
+    )
+    model = net(lines, f"{head} scores = Gemm <transB = 1> (u, wh)")
+    before = model.SerializeToString()
+    with forced(groups=4, loop=True):
+        assert_every_cut(model, SIZE, (2, 2))
+        (made,) = cuts(model, SIZE, (2, 2), [0])
+    turn = bodies(made.proto)[-1]
+    assert "Identity" in {n.op_type for n in turn.node}
+    read = {i for n in turn.node for i in n.input if n.op_type == "Identity"}
+    assert read <= {t.name for t in turn.initializer}
+    assert model.SerializeToString() == before
+
+
+def test_a_body_too_heavy_for_one_graph_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "HEAVY", 100)
+    with forced(groups=4, loop=True):
+        (made,) = cuts(net(TOKENS), SIZE, (2, 2), [0])
+    assert len(bodies(made.proto)) == 1
+    assert sum(n.op_type == "Softmax" for n in made.proto.graph.node) == 5
+
+
+def test_the_memory_of_a_loop_is_that_of_one_turn() -> None:
+    """Turns of 3 windows take less than turns of 15, and what a turn takes does not depend on their count."""
+    peaks = []
+    for count in (3, 15):
+        with forced(groups=count, loop=True):
+            (made,) = cuts(net(TOKENS), SIZE, (2, 2), [0])
+        peaks.append(peak(made.proto))
+    widest = 4 * 16 * 16  # bytes of a window's attention over 16 tokens
+    assert 12 * widest <= peaks[1] - peaks[0] <= 36 * widest
