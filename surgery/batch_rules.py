@@ -61,7 +61,7 @@ def reshape(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
         return None
     moved = regrouped(place, op.in_shape(), new, b.facts.batch)
     if op.kind == "Reshape" and moved is not None and 0 not in new:
-        many = 0 if moved == place else -1
+        many = 0 if moved == place and op.in_shape()[place.dim] == new[place.dim] else -1
         op.node.inputs[1] = b.build.ints("shape", [many if d == moved.dim else s for d, s in enumerate(new)])
         op.node.attrs.pop("allowzero", None)
     return moved

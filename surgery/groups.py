@@ -20,6 +20,7 @@ from surgery.probes import HIDING, SHAPE_ONLY
 from surgery.shapes import Facts
 
 CACHE = 2**23  # bytes of the largest activation of one group of windows
+TURN = 2**22  # the same of one turn of a loop, which costs less than a copy
 FEW = 8  # windows that make a batch, however large their activations are
 PLAIN = 2**13  # nodes of all copies: more are a loop, where there may be one
 NODES = 2**14  # nodes of all copies where there may be none: more would make the graph large
@@ -104,7 +105,7 @@ def grouping(body: Sequence[Op], facts: Facts, grid: tuple[int, ...], opset: int
     most = min((PLAIN if looped else NODES) // max(1, len(body)), spared // max(1, packed))
     box = group_of(grid, fit)
     if looped and _count(grid, box) > most:
-        return Grouping(grid, turn=min(prod(grid), round(fit)))
+        return Grouping(grid, turn=min(prod(grid), round(max(FEW, TURN / max(1, largest)))))
     most = max(1, most)
     fit = max(fit, prod(grid) / most)
     box = group_of(grid, fit)

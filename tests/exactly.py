@@ -56,6 +56,7 @@ def forced(
     with pytest.MonkeyPatch.context() as patch:
         if groups:
             patch.setattr(groups_of, "CACHE", 1)
+            patch.setattr(groups_of, "TURN", 1)
             patch.setattr(groups_of, "FEW", groups)
         if loop:
             patch.setattr(groups_of, "PLAIN", 0)

@@ -135,7 +135,7 @@ def test_there_are_no_more_copies_than_the_graph_should_hold(sides: list[int], m
     for found in (old, new):
         assert np.prod([-(-n // c) for n, c in zip(grid, found.box, strict=True)]) <= most
     assert not old.turn  # before opset 10 no Slice takes its places from another tensor
-    assert new.turn in (0, *range(1, groups.CACHE + 1))
+    assert new.turn in (0, *range(1, groups.TURN + 1))
 
 
 def bodies(model: onnx.ModelProto) -> list[onnx.GraphProto]:
