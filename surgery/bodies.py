@@ -1,4 +1,7 @@
-"""The bodies of loops (ONNX Scan), each as a model of its own: what one turn does."""
+"""The bodies of loops (ONNX Scan), each as a model of its own: what one turn does.
+
+The Scans meant are those that keep no state and read all along dim 0, as an exact model's do.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ Known = Mapping[str, tuple[tuple[int, ...], int]]  # shape and ONNX element type
 
 
 def body_of(node: onnx.NodeProto) -> onnx.GraphProto | None:
-    """The body of a Scan; None for any other op."""
-    if node.op_type != "Scan":
+    """The body of such a Scan; None for any other op."""
+    attrs = {a.name: a for a in node.attribute}
+    if node.op_type != "Scan" or set(attrs) != {"body", "num_scan_inputs"}:
         return None
-    return next(a.g for a in node.attribute if a.name == "body")
+    return attrs["body"].g if attrs["num_scan_inputs"].i == len(node.input) else None
 
 
 def captured(node: onnx.NodeProto) -> set[str]:
-    """The names that the body of a Scan reads from around it."""
+    """The names that the body of such a Scan reads from around it."""
     body = body_of(node)
     if body is None:
         return set()
@@ -31,8 +35,11 @@ def captured(node: onnx.NodeProto) -> set[str]:
 def bound(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose bodies take the constants that they scan as those of the first turn.
 
+    It is the model itself where there is no such loop.
     So shape inference sees how many windows a turn has, which an exact model keeps from it.
     """
+    if all(body_of(node) is None for node in model.graph.node):
+        return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _bind(copy.graph)
@@ -55,7 +62,7 @@ def _bind(graph: onnx.GraphProto) -> None:
 
 
 def one_turn(node: onnx.NodeProto, known: Known, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The body of a Scan without states as a model, its inputs of the shapes that one turn gives them."""
+    """The body of such a Scan as a model, its inputs of the shapes that one turn gives them."""
     body = body_of(node)
     assert body is not None
     turn = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from surgery.bodies import captured, one_turn
+from surgery.bodies import body_of, captured, one_turn
 from surgery.workload import inferred, inferred_values
 
 BLOCK = 16  # channels in one block on CPUs with AVX-512; 8 with AVX2
@@ -156,7 +156,7 @@ class Lowering:
             self.steps.append(Step(reads, (Buffer(made[0], 0),), view=reads[0]))
             return
         scratch = self.size(made[0]) if node.op_type == "Where" else 0
-        if node.op_type == "Scan":
+        if body_of(node) is not None:
             scratch = self.inner(one_turn(node, self.known, self.model))
         over = reads if node.op_type in IN_PLACE else ()
         self.steps.append(Step(reads, tuple(self._buffer(o) for o in made), scratch, over))

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, shape_inference
 
+from surgery.bodies import body_of, bound, one_turn
 from surgery.probes import with_outputs
 from surgery.rules import STANDARD
 from surgery.session import Session
@@ -41,8 +42,10 @@ def workload(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Workl
     """The work of one run on these inputs.
 
     Shapes come from inference; where that loses a product's shape, a run of the model shows it. Bodies of
-    loops and branches are not counted. Raises BadInput where the model has to be run and cannot.
+    an exact model's loops are counted, once for each turn; those of other loops and of branches are not.
+    Raises BadInput where the model has to be run and cannot.
     """
+    model = bound(model)
     known = inferred(model.graph, feeds, model)
     counted = [n for n in model.graph.node if n.op_type in COUNTED and n.domain in STANDARD]
     wanted = {name for node in counted for name in (node.input[0], node.output[0])}
@@ -50,7 +53,23 @@ def workload(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Workl
     if lost:
         for name, value in Session(with_outputs(model, lost)).run(feeds, lost).items():
             known[name] = value.shape, helper.np_dtype_to_tensor_dtype(value.dtype)
-    return Workload(sum(multiply_adds(node, known) for node in counted), peak(model.graph, known))
+    return Workload(_products(model, known), peak(model.graph, known))
+
+
+def _products(model: onnx.ModelProto, known: Tensors) -> int:
+    """The multiply-adds of all nodes whose shapes are known, and of the turns of every Scan."""
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in COUNTED and node.domain in STANDARD and node.output[0] in known:
+            total += multiply_adds(node, known)
+        if body_of(node) is not None and node.input[0] in known:
+            turn = one_turn(node, known, model)
+            total += known[node.input[0]][0][0] * _products(turn, _of_turn(turn))
+    return total
+
+
+def _of_turn(turn: onnx.ModelProto) -> Tensors:
+    return _known(inferred_values(turn.graph, turn.graph.input, turn))
 
 
 def multiply_adds(node: onnx.NodeProto, known: Tensors) -> int:
@@ -85,8 +104,12 @@ def inferred(graph: onnx.GraphProto, feeds: Mapping[str, NDArray[Any]], model: o
     """What shape inference tells of every tensor; weights take part by their shapes only."""
     kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
     inputs = [helper.make_tensor_value_info(name, kinds[name], array.shape) for name, array in feeds.items()]
+    return _known(inferred_values(graph, inputs, model))
+
+
+def _known(values: Sequence[onnx.ValueInfoProto]) -> Tensors:
     known: Tensors = {}
-    for value in inferred_values(graph, inputs, model):
+    for value in values:
         tensor_type = value.type.tensor_type
         dims = tensor_type.shape.dim
         if tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):

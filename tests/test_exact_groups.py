@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import surgery
 from surgery import groups
 from surgery.memory import peak
+from surgery.workload import workload
 
 STEM = "a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (image, w1) b = Relu (a) "  # [1, 4, 4, 4]
 TOKENS = (
@@ -198,3 +199,17 @@ def test_the_memory_of_a_loop_is_that_of_one_turn() -> None:
         peaks.append(peak(made.proto))
     widest = 4 * 16 * 16  # bytes of a window's attention over 16 tokens
     assert 12 * widest <= peaks[1] - peaks[0] <= 36 * widest
+
+
+def test_the_work_of_a_loop_is_that_of_its_turns() -> None:
+    """Groups of 5 and 3 divide 15 windows, so that no window runs twice."""
+    image = {"image": np.zeros((1, 2, *SIZE), np.float32)}
+    counts = []
+    for forcing in ({}, {"groups": 5, "loop": True}, {"groups": 3, "loop": True}, {"groups": 3}):
+        with forced(**forcing):
+            (made,) = cuts(net(TOKENS), SIZE, (2, 2), [0])
+        counts.append(workload(made.proto, image).multiply_adds)
+    assert (
+        counts
+        == [15 * workload(net(TOKENS), {"image": np.zeros((1, 2, 8, 8), np.float32)}).multiply_adds] * 4
+    )
