@@ -253,13 +253,21 @@ def _images(graph: onnx.GraphProto, names: set[str]) -> dict[str, Any]:
 
 
 def _keys(model: onnx.ModelProto) -> dict[str, Key]:
-    """The shapes known with open dims left open, by name: a dead tensor serves others of its own."""
-    weights = {t.name for t in model.graph.initializer}
-    inputs = [v for v in model.graph.input if v.name not in weights]
+    """The shapes known with open dims left open, by name: a dead tensor serves others of its own.
+
+    onnxruntime knows only the names that the model has, and no two dims without a name for the same;
+    shape inference makes up a name for each of those.
+    """
+    graph = model.graph
+    weights = {t.name for t in graph.initializer}
+    inputs = [v for v in graph.input if v.name not in weights]
+    stated = (*graph.input, *graph.value_info, *graph.output)
+    names = {d.dim_param for v in stated for d in v.type.tensor_type.shape.dim} - {""}
     keys: dict[str, Key] = {}
-    for value in inferred_values(model.graph, inputs, model):
+    for value in inferred_values(graph, inputs, model):
         dims = value.type.tensor_type.shape.dim
-        key = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims)
-        if value.type.tensor_type.HasField("shape") and "" not in key:
+        known = all(d.HasField("dim_value") or d.dim_param in names for d in dims)
+        if value.type.tensor_type.HasField("shape") and known:
+            key = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims)
             keys[value.name] = (value.type.tensor_type.elem_type, *key)
     return keys
