@@ -96,17 +96,17 @@ def grouping(body: Sequence[Op], facts: Facts, grid: tuple[int, ...], opset: int
 
     A group of copies is part of one row or some whole rows, so that groups follow each other as the windows
     do. onnxruntime packs matrices anew for every copy: all of these take no more memory than groups spare.
+    Where that, or the size of the graph, allows too few copies, the body is a loop.
     """
     largest = max((_bytes(n, facts) for op in body for n in op.outputs if n in facts.shapes), default=1)
     packed = 4 * sum(weights(op) for op in body if op.kind == "MatMul")
     spared = ALIVE * largest * prod(grid)
     fit = max(FEW, CACHE / max(1, largest))
     looped = bool(body) and opset >= loop.SINCE and 4 * sum(map(weights, body)) <= HEAVY
-    most = min((PLAIN if looped else NODES) // max(1, len(body)), spared // max(1, packed))
+    most = max(1, min((PLAIN if looped else NODES) // max(1, len(body)), spared // max(1, packed)))
     box = group_of(grid, fit)
     if looped and _count(grid, box) > most:
         return Grouping(grid, turn=min(prod(grid), round(max(FEW, TURN / max(1, largest)))))
-    most = max(1, most)
     fit = max(fit, prod(grid) / most)
     box = group_of(grid, fit)
     while _count(grid, box) > most:
