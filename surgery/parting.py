@@ -125,7 +125,11 @@ class Parting:
                 self._replace(door, self.windows(name, tuple((0, n) for n in self.grid)), set())
 
     def _body(self, body: set[str]) -> tuple[list[Any], list[Any]]:
-        """The nodes between the doors and what the body gives to others, in order, and those tensors."""
+        """The nodes between the doors and what the body gives to others, in order, and those tensors.
+
+        Others are those that lead to an output: what only read a size leads nowhere by now.
+        """
+        outputs = {id(o) for o in self.build.graph.outputs}
         moving = {id(d) for d in self.doors.values()}
         behind = []
         for node in self.build.graph.nodes:
@@ -134,12 +138,14 @@ class Parting:
                 moving |= {id(t) for t in node.outputs}
         nodes: list[Any] = []
         wanted: set[int] = set()
+        idle: set[int] = set()
         for node in reversed(behind):
-            if any(t.name in body or id(t) in wanted for t in node.outputs):
+            if not any(id(t) in outputs or any(id(u) not in idle for u in t.outputs) for t in node.outputs):
+                idle.add(id(node))
+            elif any(t.name in body or id(t) in wanted for t in node.outputs):
                 nodes.append(node)
                 wanted |= {id(t) for t in node.inputs}
-        kept = {id(n) for n in nodes}
-        outputs = {id(o) for o in self.build.graph.outputs}
+        kept = idle.union(id(n) for n in nodes)
         made = [t for n in reversed(nodes) for t in n.outputs if t.name in body]
         ends = [t for t in made if id(t) in outputs or any(id(u) not in kept for u in t.outputs)]
         return nodes[::-1], ends

@@ -165,6 +165,18 @@ def test_many_windows_are_a_loop_over_images_and_windows(gathers: bool) -> None:
     assert not {t.name for t in turn.initializer} & {t.name for t in graph.initializer}
 
 
+def test_a_loop_gives_nothing_that_was_read_for_its_size_alone() -> None:
+    sized = TOKENS.replace("s = Softmax <axis = -1> (m)", "w = Shape (q) v = Reshape (q, w) ")
+    sized = sized.replace(
+        "y = MatMul (s, t)", "n = Shape (m) u = Reshape (m, n) s = Softmax (u) y = MatMul (s, v)"
+    )
+    with forced(groups=4, loop=True):
+        (made,) = cuts(net(sized), SIZE, (2, 2), [0])
+        assert_every_cut(net(sized), SIZE, (2, 2))
+    (scan,) = [n for n in made.proto.graph.node if n.op_type == "Scan"]
+    assert len(scan.output) == 1
+
+
 def test_what_is_made_of_constants_alone_goes_into_the_loop() -> None:
     lines = "again = Identity (wq) " + TOKENS.replace("MatMul (t, wq)", "MatMul (t, again)")
     head = (
