@@ -55,14 +55,13 @@ def einsum(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
 
 @batching.rule("Reshape", "Flatten")
 def reshape(b: Batches, op: Op, i: int, place: Place, n: int) -> Place | None:
-    """The dim that holds the batch is what it was, or where it moves whatever is left."""
+    """The dim that holds the batch is whatever is left."""
     new = op.out_shape()
     if i != 0:
         return None
     moved = regrouped(place, op.in_shape(), new, b.facts.batch)
     if op.kind == "Reshape" and moved is not None and 0 not in new:
-        many = 0 if moved == place and op.in_shape()[place.dim] == new[place.dim] else -1
-        op.node.inputs[1] = b.build.ints("shape", [many if d == moved.dim else s for d, s in enumerate(new)])
+        op.node.inputs[1] = b.build.ints("shape", [-1 if d == moved.dim else s for d, s in enumerate(new)])
         op.node.attrs.pop("allowzero", None)
     return moved
 

@@ -21,8 +21,8 @@ from surgery.shapes import Facts
 
 CACHE = 2**23  # bytes of the largest activation of one group of windows
 TURN = 2**22  # the same of one turn of a loop, which costs less than a copy
-FEW = 8  # windows that make a batch, however large their activations are
-PLAIN = 2**13  # nodes of all copies: more are a loop, where there may be one
+FEW = 6  # windows that make a batch, however large their activations are
+PLAIN = 2**12  # nodes of all copies: more are a loop, where there may be one
 NODES = 2**14  # nodes of all copies where there may be none: more would make the graph large
 HEAVY = 2**30  # bytes of weights that a loop may hold: they are part of the graph, of 2 GiB at most
 ALIVE = 4  # activations as large as the largest that are held at once
@@ -106,7 +106,7 @@ def grouping(body: Sequence[Op], facts: Facts, grid: tuple[int, ...], opset: int
     most = max(1, min((PLAIN if looped else NODES) // max(1, len(body)), spared // max(1, packed)))
     box = group_of(grid, fit)
     if looped and _count(grid, box) > most:
-        return Grouping(grid, turn=min(prod(grid), round(max(FEW, TURN / max(1, largest)))))
+        return Grouping(grid, turn=turn_of(prod(grid), round(max(FEW, TURN / max(1, largest)))))
     fit = max(fit, prod(grid) / most)
     box = group_of(grid, fit)
     while _count(grid, box) > most:
@@ -127,6 +127,17 @@ def group_of(grid: tuple[int, ...], fit: float) -> tuple[int, ...]:
     count += (count + 1) / ideal < ideal / count
     parts = -(-grid[axis] // count)
     return (1,) * axis + (-(-grid[axis] // parts), *grid[axis + 1 :])
+
+
+def turn_of(windows: int, fit: int) -> int:
+    """About `fit` windows, which all turns have alike, so that few or none are made up.
+
+    >>> turn_of(121, 8), turn_of(361, 8), turn_of(100, 8), turn_of(5, 8)
+    (7, 7, 10, 5)
+    """
+    near = range(fit - fit // 3, fit + fit // 3 + 1)
+    even = [-(-windows // -(-windows // n)) for n in near]
+    return min(even, key=lambda n: (-windows % n, abs(n - fit)))
 
 
 def _bytes(name: str, facts: Facts) -> int:

@@ -139,6 +139,13 @@ def test_there_are_no_more_copies_than_the_graph_should_hold(sides: list[int], m
     assert new.turn in (0, *range(1, groups.TURN + 1))
 
 
+@given(st.integers(1, 2000), st.integers(1, 40))
+def test_turns_are_alike_and_make_up_few_windows(windows: int, fit: int) -> None:
+    at_once = groups.turn_of(windows, fit)
+    assert min(windows, fit - fit // 3) / 2 < at_once <= min(windows, fit + fit // 3)
+    assert -windows % at_once <= -windows % fit
+
+
 def bodies(model: onnx.ModelProto) -> list[onnx.GraphProto]:
     """The graph of a model and the bodies of its Scans, each within the one before."""
     found = [model.graph]
@@ -151,7 +158,7 @@ def bodies(model: onnx.ModelProto) -> list[onnx.GraphProto]:
 @pytest.mark.parametrize("gathers", [False, True])
 def test_many_windows_are_a_loop_over_images_and_windows(gathers: bool) -> None:
     model = net(TOKENS)
-    with forced(groups=4, loop=True, gathers=gathers):
+    with forced(groups=2, loop=True, gathers=gathers):
         (made,) = cuts(model, SIZE, (2, 2), [0])
         assert_every_cut(model, SIZE, (2, 2), count=3)
     graph, image, turn = bodies(made.proto)
@@ -161,7 +168,7 @@ def test_many_windows_are_a_loop_over_images_and_windows(gathers: bool) -> None:
     assert {t.name for t in turn.initializer} >= {"w1", "wq"}
     told = {i for n in image.node for i in n.input if n.op_type == "Scan"}
     assert told
-    assert all(t.dims[0] == 4 for t in image.initializer if t.name in told)  # turns, of 15 windows
+    assert all(t.dims[0] == 8 for t in image.initializer if t.name in told)  # turns, of 15 windows
     assert not {t.name for t in turn.initializer} & {t.name for t in graph.initializer}
 
 
