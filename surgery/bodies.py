@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+SCANNED = " scanned"  # marks an input of a body whose name its first value has taken
+
 Known = Mapping[str, tuple[tuple[int, ...], int]]  # shape and ONNX element type
 
 
@@ -46,18 +48,22 @@ def bound(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def scanned(body: onnx.GraphProto) -> set[str]:
+    """The constants of a bound body that differ from turn to turn."""
+    return {v.name.removesuffix(SCANNED) for v in body.input if v.name.endswith(SCANNED)}
+
+
 def _bind(graph: onnx.GraphProto) -> None:
     constants = {t.name: t for t in graph.initializer}
     for node in graph.node:
         body = body_of(node)
         if body is None:
             continue
-        del body.value_info[:]
         for value, source in zip(body.input, node.input, strict=True):
             if source in constants:
                 first = numpy_helper.to_array(constants[source])[0]
                 body.initializer.append(numpy_helper.from_array(np.asarray(first), value.name))
-                value.name += " scanned"
+                value.name += SCANNED
         _bind(body)
 
 

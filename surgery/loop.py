@@ -2,8 +2,8 @@
 
 Copies of the body, one for each group of windows, would make the graph of a large grid endless. Here it is
 written once, in two Scans, one within the other (ONNX Scan-9). How many windows a turn has is a name, not a
-number, in all of its shapes: onnxruntime fuses and reuses memory by the name, and where it knows the number
-makes of a MatMul of tokens a Gemm, which was seen to take a quarter longer.
+number, in the shapes of its windows: onnxruntime fuses what it can tell to be of one shape, and where it has
+the number it makes of a MatMul of tokens a Gemm, which was seen to take a quarter longer.
 """
 
 from __future__ import annotations

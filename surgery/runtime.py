@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from surgery.bodies import body_of, captured, one_turn
+from surgery.bodies import body_of, captured, one_turn, scanned
 from surgery.workload import inferred, inferred_values
 
 BLOCK = 16  # channels in one block on CPUs with AVX-512; 8 with AVX2
@@ -264,7 +264,7 @@ def _keys(model: onnx.ModelProto) -> dict[str, Key]:
     stated = (*graph.input, *graph.value_info, *graph.output)
     names = {d.dim_param for v in stated for d in v.type.tensor_type.shape.dim} - {""}
     keys: dict[str, Key] = {}
-    for value in inferred_values(graph, inputs, model):
+    for value in inferred_values(graph, inputs, model, stated=graph.value_info, untold=scanned(graph)):
         dims = value.type.tensor_type.shape.dim
         known = all(d.HasField("dim_value") or d.dim_param in names for d in dims)
         if value.type.tensor_type.HasField("shape") and known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -118,16 +118,25 @@ def _known(values: Sequence[onnx.ValueInfoProto]) -> Tensors:
 
 
 def inferred_values(
-    graph: onnx.GraphProto, inputs: Sequence[onnx.ValueInfoProto], model: onnx.ModelProto
+    graph: onnx.GraphProto,
+    inputs: Sequence[onnx.ValueInfoProto],
+    model: onnx.ModelProto,
+    *,
+    stated: Sequence[onnx.ValueInfoProto] = (),
+    untold: Collection[str] = (),
 ) -> list[onnx.ValueInfoProto]:
-    """The value infos of all tensors, with inputs of these shapes; large weights are not copied."""
+    """The value infos of all tensors, with inputs of these shapes; large weights are not copied.
+
+    `stated` are infos to start from; of initializers `untold` the shapes alone are known.
+    """
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.graph.name = graph.name
     light.graph.node.extend(graph.node)
     light.graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in graph.output)
     light.graph.input.extend(inputs)
+    light.graph.value_info.extend(stated)
     for tensor in graph.initializer:
-        if prod(tensor.dims) <= SMALL:
+        if prod(tensor.dims) <= SMALL and tensor.name not in untold:
             light.graph.initializer.append(tensor)
         light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     done = shape_inference.infer_shapes(light, data_prop=True).graph
