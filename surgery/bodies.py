@@ -24,6 +24,11 @@ def body_of(node: onnx.NodeProto) -> onnx.GraphProto | None:
     return attrs["body"].g if attrs["num_scan_inputs"].i == len(node.input) else None
 
 
+def looped(model: onnx.ModelProto) -> bool:
+    """Whether a model has such a Scan."""
+    return any(body_of(node) is not None for node in model.graph.node)
+
+
 def captured(node: onnx.NodeProto) -> set[str]:
     """The names that the body of such a Scan reads from around it."""
     body = body_of(node)
@@ -40,7 +45,7 @@ def bound(model: onnx.ModelProto) -> onnx.ModelProto:
     It is the model itself where there is no such loop.
     So shape inference sees how many windows a turn has, which an exact model keeps from it.
     """
-    if all(body_of(node) is None for node in model.graph.node):
+    if not looped(model):
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -141,13 +141,15 @@ def mebibytes(count: int) -> str:
     return f"{size:,.0f} MiB" if size >= 10 else f"{size:.2g} MiB"
 
 
-def notes(layout: Layout, memory: int) -> list[str]:
+def notes(layout: Layout, memory: int, looped: bool) -> list[str]:
     """The plan in words, for the report."""
     g = layout.geometry
     grid = layout.plan.grid
+    loop = "loop: that batch runs in an ONNX Scan, a few windows at a time; OpenVINO and tract load none"
     return [
         f"windows: {by(grid)} in an image of {by(layout.size)}, one every {by(g.stride)} pixels",
         layout.parting,
+        *([loop] if looped else []),
         f"gain: {layout.gain:.2f} times as fast as all {prod(grid):,} windows in one batch (expected)",
         f"memory: {mebibytes(memory)} of activations at once (estimated)",
     ]

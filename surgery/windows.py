@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from surgery import proof
 from surgery.analysis import Analysis, Options, analyse, describe
 from surgery.assemble import assemble
+from surgery.bodies import looped
 from surgery.compare import Converted, check_repeatable
 from surgery.dynamic import BATCH, forget_shapes
 from surgery.errors import BadInput, Refused
@@ -44,6 +45,10 @@ class Assembled:
     layout: Layout
     proto: onnx.ModelProto
     rows: list[Row]
+
+    def notes(self, memory: int) -> list[str]:
+        """The plan in words, with so many bytes of activations."""
+        return notes(self.layout, memory, looped(self.proto))
 
 
 class Assembler:
@@ -100,7 +105,7 @@ def convert_exactly(
     check_memory(made.layout, memory, max_memory, assembler.memory)
     analysis, layout = assembler.analysis, made.layout
     found = on_grid(analysis.head, layout.geometry)
-    result = describe(replace(analysis, head=found), made.proto, made.rows, notes(layout, memory))
+    result = describe(replace(analysis, head=found), made.proto, made.rows, made.notes(memory))
     result = replace(result, engine="exact")
     label(made.proto, result, source.sha256, None, (), options.reading)
     shown = proof.prove(
@@ -201,7 +206,7 @@ def inspect_exactly(
     assembler = Assembler(source, window, options)
     made = assembler.assemble(size)
     found = on_grid(assembler.analysis.head, made.layout.geometry)
-    lines = notes(made.layout, peak(made.proto))
+    lines = made.notes(peak(made.proto))
     result = describe(replace(assembler.analysis, head=found), None, made.rows, lines)
     return replace(result, engine="exact")
 

@@ -216,6 +216,15 @@ def test_windows_that_fit_into_one_group_are_no_loop(fit: int, scans: int) -> No
     assert sum(n.op_type == "Scan" for n in made.proto.graph.node) == scans
 
 
+@pytest.mark.parametrize("loop", [True, False])
+def test_the_report_names_a_loop_and_who_does_not_load_it(loop: bool) -> None:
+    with forced(groups=4, loop=loop):
+        made = surgery.convert(net(TOKENS), sizes=[SIZE], exact=True, stride=2)
+        asked = surgery.inspect(net(TOKENS), size=SIZE, exact=True, stride=2)
+    line = "loop: that batch runs in an ONNX Scan, a few windows at a time; OpenVINO and tract load none"
+    assert (line in made.notes, line in asked.notes) == (loop, loop)
+
+
 def test_the_memory_of_a_loop_is_that_of_one_turn() -> None:
     """Turns of 3 windows take less than turns of 5."""
     peaks = []
