@@ -23,7 +23,12 @@ def places(draw: st.DrawFn) -> Places:
 
 
 choices = st.fixed_dictionaries(
-    {"groups": st.integers(0, 4), "gathers": st.booleans(), "room": st.sampled_from([None, True, False])}
+    {
+        "groups": st.integers(0, 4),
+        "loop": st.booleans(),
+        "gathers": st.booleans(),
+        "room": st.sampled_from([None, True, False]),
+    }
 )
 
 
