@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from surgery.field import Slide
 Ints = NDArray[np.int64]
 
 JUNK = -1
+LARGEST = 2**62  # numbers that are not to overflow
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ def number(wanted: Ints, seen: Ints) -> tuple[Ints, Ints]:
     A row of `seen` that is none of `wanted` is JUNK.
     """
     codes = np.concatenate([wanted, seen]) + 1
-    numbers = codes[:, 0]
+    numbers, top = codes[:, 0], int(codes[:, 0].max(initial=0)) + 1
     for t in range(1, codes.shape[1]):
         base = int(codes[:, t].max(initial=0)) + 1
-        _, numbers = np.unique(numbers, return_inverse=True)
-        numbers = numbers.astype(np.int64) * base + codes[:, t]
+        if top * base > LARGEST:
+            numbers = np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+            top = len(codes)
+        numbers, top = numbers * base + codes[:, t], top * base
     count = len(wanted)
     known, keys = np.unique(numbers[:count], return_inverse=True)
     at = np.minimum(np.searchsorted(known, numbers[count:]), len(known) - 1)
@@ -59,12 +62,12 @@ class _Run:
     opens: bool
     closes: bool
 
-    def trimmed(self) -> tuple[int, _Run, int]:
-        """The row without the padding at its ends, and how much there was of it at either."""
-        real = np.flatnonzero(self.cells >= 0)
-        first, end = (int(real[0]), int(real[-1]) + 1) if real.size else (len(self.cells),) * 2
-        middle = replace(self, cells=self.cells[first:end], start=self.start + first)
-        return first, middle, len(self.cells) - end
+    def real(self) -> tuple[int, int]:
+        """Where the cells begin and end that are no padding at an end of the row."""
+        is_cell = self.cells >= 0
+        if not is_cell.any():
+            return len(is_cell), len(is_cell)
+        return int(is_cell.argmax()), len(is_cell) - int(is_cell[::-1].argmax())
 
 
 def arrange(bordered: Ints, cells: int, op: Slide, wanted: Ints, reach: Reach) -> Ints:
@@ -149,11 +152,11 @@ def _row(runs: list[_Run], align: int, pad: int, ends: tuple[int, int]) -> Ints:
     parts: list[Ints] = []
     length, behind = 0, 0
     for n, run in enumerate(runs):
-        lead, middle, tail = run.trimmed()
+        first, end = run.real()
         border = pad if n and (run.opens or runs[n - 1].closes) else 0
-        gap = max(lead, behind, border) if n else max(0, lead - ends[0])
-        gap += (middle.start - length - gap) % align
-        parts += [np.full(gap, JUNK, np.int64), middle.cells]
-        length, behind = length + gap + len(middle.cells), tail
+        gap = max(first, behind, border) if n else max(0, first - ends[0])
+        gap += (run.start + first - length - gap) % align
+        parts += [np.full(gap, JUNK, np.int64), run.cells[first:end]]
+        length, behind = length + gap + end - first, len(run.cells) - end
     parts.append(np.full(max(0, behind - ends[1]), JUNK, np.int64))
     return np.concatenate(parts)

@@ -77,7 +77,7 @@ def costs_of_cuts(full: Plan, ops: Sequence[Op], trunk: Trunk, facts: Facts, cos
 def _parting(m: Map, strips: Strips, windows: int, costs: Costs) -> float:
     """What it costs to make a batch of windows: copies or gathers, whichever it will be."""
     values = windows * prod(m.shape[1:])
-    return costs.copying(values) if lie_in_one(m, [s.index() for s in strips]) else costs.parting(values)
+    return costs.copying(values) if lie_in_one(m, [s.index for s in strips]) else costs.parting(values)
 
 
 def _over_mosaic(planned: Planned, single: float, trunk: Trunk, costs: Costs) -> float:

@@ -8,17 +8,16 @@ original graph runs on it unchanged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from surgery.ahead import NONE, Ahead
-from surgery.arrange import Ints, Reach
+from surgery.arrange import Ints
 from surgery.cost import Costs
 from surgery.field import Slide
 from surgery.geometry import Trunk
 from surgery.graph import Op
-from surgery.mosaic import Step, Strip, join, slide
+from surgery.mosaic import Repeats, Step, Strip
 from surgery.ops.pointwise import BINARY
 
 Strips = tuple[Strip, ...]
@@ -56,17 +55,17 @@ def plan(
     ops: Sequence[Op],
     trunk: Trunk,
     image: str,
-    grid: tuple[int, ...],
     strips: Strips,
     costs: Costs,
+    repeats: Repeats,
     policy: str = POLICIES[0],
 ) -> Plan:
     """Lay out every op from the image on, up to the first that has no mosaic.
 
-    `policy` says when room is left for the ops to come: "tight" never, "weighed" where it costs less
-    than the gathers it spares.
+    `strips` are the image's axes, known to `repeats`. `policy` says when room is left for the ops to come:
+    "tight" never, "weighed" where it costs less than the gathers it spares.
     """
-    planner = _Planner(trunk, Ahead(ops, trunk, costs), ops, policy)
+    planner = _Planner(trunk, Ahead(ops, trunk, costs), ops, repeats, policy)
     known: dict[str, Strips] = {image: strips}
     planned: list[Planned] = []
     for op in ops:
@@ -82,7 +81,7 @@ def plan(
             break
         planned.append(done)
         known.update({name: done.strips for name in op.outputs if name})
-    return Plan(grid, strips, tuple(planned))
+    return Plan(tuple(s.windows for s in strips), strips, tuple(planned))
 
 
 def area(steps: Sequence[Step]) -> int:
@@ -91,14 +90,13 @@ def area(steps: Sequence[Step]) -> int:
 
 
 class _Planner:
-    def __init__(self, trunk: Trunk, ahead: Ahead, ops: Sequence[Op], policy: str) -> None:
+    def __init__(self, trunk: Trunk, ahead: Ahead, ops: Sequence[Op], repeats: Repeats, policy: str) -> None:
         self.policy = policy
+        self.repeats = repeats
         self.maps = trunk.maps
         self.ahead = ahead
         self.read = {name for op in ops for name in op.inputs}
         self.outputs = ops[0].facts.outputs if ops else ()
-        self.memo: dict[Any, Step] = {}
-        self.strips: dict[Any, Strip] = {}
 
     def wants(self, name: str) -> bool:
         """Whether an output is read at all."""
@@ -114,9 +112,9 @@ class _Planner:
         if len(maps) == 1 and out.geometry is ins[0].geometry:
             return Planned(op, known[maps[0]])
         if op.kind in (*BINARY, "Concat") and all(m.cells == out.cells for m in ins):
-            joined = [join([known[n][k] for n in maps]) for k in range(len(out.axes))]
+            joined = [self.repeats.join([known[n][k] for n in maps]) for k in range(len(out.axes))]
             gathers = tuple(tuple(j.gathers[i] for j in joined) for i in range(len(maps)))
-            return Planned(op, tuple(self._known(j.out) for j in joined), gathers=gathers)
+            return Planned(op, tuple(j.out for j in joined), gathers=gathers)
         return None
 
     def _window(self, op: Op, slides: tuple[Slide, ...], strips: Strips) -> tuple[Step, ...]:
@@ -146,17 +144,6 @@ class _Planner:
     ) -> tuple[Step, ...]:
         """Steps along all axes with room for these ops behind this one."""
         sides = enumerate(zip(strips, slides, strict=True))
-        return tuple(self._slide(s, way, self.ahead.reach(op, k, inside, exits)) for k, (s, way) in sides)
-
-    def _slide(self, strip: Strip, way: Slide, reach: Reach) -> Step:
-        key = (id(strip), way, reach)
-        if key not in self.memo:
-            step = slide(strip, way, reach)
-            self.memo[key] = replace(step, out=self._known(step.out))
-        return self.memo[key]
-
-    def _known(self, strip: Strip) -> Strip:
-        """The strip, or the one met before that is just like it: what was planned over it holds again."""
-        return self.strips.setdefault(
-            (strip.keys.shape, strip.keys.tobytes(), strip.content.tobytes()), strip
+        return tuple(
+            self.repeats.slide(s, way, self.ahead.reach(op, k, inside, exits)) for k, (s, way) in sides
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from surgery import exact
 from surgery.cost import Costs
@@ -14,7 +13,7 @@ from surgery.errors import BadInput, Refused
 from surgery.geometry import Trunk
 from surgery.graph import Op
 from surgery.head import Geometry, Head
-from surgery.mosaic import Strip
+from surgery.mosaic import Repeats, Strip
 from surgery.report.layout import by
 from surgery.shapes import Facts
 
@@ -58,21 +57,19 @@ def lay_out(
     `cut` is how many of the ops that could run over the mosaic do; by default as many as cost least.
     """
     geometry = head.geometry.refined(stride or head.own_stride)
-    grid = geometry.grid(size)
-    made: dict[Any, Strip] = {}
-    for key in zip(grid, geometry.stride, geometry.window, size, strict=True):
-        made.setdefault(key, Strip.image(*key))
-    strips = tuple(made[key] for key in zip(grid, geometry.stride, geometry.window, size, strict=True))
+    sides = zip(geometry.grid(size), geometry.stride, geometry.window, size, strict=True)
+    repeats = Repeats()
+    strips = tuple(repeats.known(Strip.image(*side)) for side in sides)
     costs = Costs()
     ways = []
     for policy in exact.POLICIES:
-        full = exact.plan(ops, trunk, facts.image, grid, strips, costs, policy)
+        full = exact.plan(ops, trunk, facts.image, strips, costs, repeats, policy)
         cuts = costs_of_cuts(full, ops, trunk, facts, costs)
         count = cheapest(cuts) if cut is None else cut
         ways.append((cuts[count].total, policy, count, full, cuts[0].total))
     cost, policy, count, full, plain = min(ways, key=lambda way: way[0])
     kept = [p.op for p in full.planned[:count]]
-    plan = exact.plan(kept, trunk, facts.image, grid, strips, costs, policy)
+    plan = exact.plan(kept, trunk, facts.image, strips, costs, repeats, policy)
     return Layout(plan, geometry, tuple(size), len(full.planned), plain / cost)
 
 

@@ -91,7 +91,7 @@ class Loop:
             alone = build.with_axes("Unsqueeze", one, [0])
             if not strips or not m:
                 return build.emit("Tile", [alone, build.ints("windows", [self.at_once, *[1] * len(shape)])])
-            index = [strip.index() for strip in strips]
+            index = [strip.index for strip in strips]
             one_piece = self.at_once <= SLICES and lie_in_one(m, index)
             made = (self._sliced if one_piece else self._gathered)(name, alone, index)
         made.dtype, made.shape = facts.dtypes[name], [EACH, *m.shape[1:]]

@@ -8,7 +8,10 @@ junk, which nobody reads, or which is set to the op's padding value where a wind
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +60,7 @@ class Strip:
         places[self.content[stored]] = stored
         return places
 
+    @cached_property
     def index(self) -> Ints:
         """Where each window's cells are stored: `[windows, cells]`."""
         found: Ints = self.places()[self.keys]
@@ -107,7 +111,7 @@ class Joined:
     out: Strip
 
 
-def join(strips: list[Strip]) -> Joined:
+def join(strips: Sequence[Strip]) -> Joined:
     """Bring strips into one order: as they lie if they agree, else in that of one that serves all."""
     if all(s is strips[0] for s in strips):
         return Joined((None,) * len(strips), strips[0])
@@ -147,8 +151,40 @@ def _translate(strip: Strip, keys: Ints) -> Ints:
 
 
 def _complete(keys: Ints, content: Ints) -> bool:
-    """Whether every key is stored."""
-    return bool(np.isin(np.unique(keys), content).all())
+    """Whether every key is stored, of keys that are numbers without a gap."""
+    stored = np.zeros(int(keys.max()) + 1, bool)
+    stored[content[content >= 0]] = True
+    return bool(stored.all())
+
+
+class Repeats:
+    """Runs and joins of strips, each done once, however often a net, its axes or its plans repeat it."""
+
+    def __init__(self) -> None:
+        self._strips: dict[Any, Strip] = {}
+        self._steps: dict[Any, Step] = {}
+        self._joins: dict[Any, Joined] = {}
+
+    def known(self, strip: Strip) -> Strip:
+        """The strip, or the one met before that is just like it: what was done over that one holds again."""
+        content = (strip.keys.shape, strip.keys.tobytes(), strip.content.tobytes())
+        return self._strips.setdefault(content, strip)
+
+    def slide(self, strip: Strip, op: Slide, reach: Reach) -> Step:
+        """What `slide` gives for a known strip."""
+        key = (id(strip), op, reach)
+        if key not in self._steps:
+            step = slide(strip, op, reach)
+            self._steps[key] = replace(step, out=self.known(step.out))
+        return self._steps[key]
+
+    def join(self, strips: Sequence[Strip]) -> Joined:
+        """What `join` gives for known strips."""
+        key = tuple(id(s) for s in strips)
+        if key not in self._joins:
+            joined = join(strips)
+            self._joins[key] = replace(joined, out=self.known(joined.out))
+        return self._joins[key]
 
 
 # ------------------------------------------------------------------ running an op over what is stored
@@ -184,13 +220,11 @@ def _run(strip: Strip, op: Slide, wanted: Ints) -> Step | None:
     clipped = np.clip(reads, 0, strip.length - 1)
     seen = np.where(inside, strip.content[clipped], JUNK)
     keys, found = number(wanted.reshape(-1, taps), seen)
-    missing = np.ones(int(keys.max()) + 1, bool)
-    missing[found[found >= 0]] = False
-    if missing.any():
+    if not _complete(keys, found):
         return None
     junk = strip.content < 0
     used = (inside & junk[clipped])[found >= 0]
-    counted = np.zeros(len(missing), np.int64)
+    counted = np.zeros(int(keys.max()) + 1, np.int64)
     counted[keys.reshape(windows, outs)] = _counted(strip, op, outs)
     return Step(
         None,

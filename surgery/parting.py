@@ -105,7 +105,7 @@ class Parting:
             times = [count, *[1] * (len(self.current[name].shape) - 1)]
             made = self.build.emit("Tile", [self.current[name], self.build.ints("windows", times)])
         else:
-            index = [s.index()[a:b] for s, (a, b) in zip(self.strips[name], box, strict=True)]
+            index = [s.index[a:b] for s, (a, b) in zip(self.strips[name], box, strict=True)]
             made = take_windows(self.places, self.current[name], self.maps[name], index)
         self.parted[key] = made
         return made

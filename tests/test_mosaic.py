@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from surgery.arrange import Reach
+from surgery.arrange import Reach, number
 from surgery.field import Slide
 from surgery.mosaic import Joined, Step, Strip, join, slide
 
@@ -54,12 +54,27 @@ def joined(values: list[Values], how: Joined) -> Values:
 def assert_serves(strip: Strip, stored: Values, windows: list[Values]) -> None:
     """Every window finds its cells, every key is stored, and equal keys are equal values."""
     assert len(stored) == strip.length
-    assert (strip.content[strip.index()] == strip.keys).all()
+    assert (strip.content[strip.index] == strip.keys).all()
     for i, want in enumerate(windows):
-        np.testing.assert_array_equal(stored[strip.index()[i]], want)
+        np.testing.assert_array_equal(stored[strip.index[i]], want)
     values = np.concatenate(windows)
     keys = strip.keys.ravel()
     assert len({*zip(keys.tolist(), values.tolist(), strict=True)}) == len(set(keys.tolist()))
+
+
+@given(
+    count=st.integers(1, 20),
+    taps=st.integers(1, 6),
+    most=st.sampled_from([1, 2, 2**20, 2**40]),
+    seed=st.integers(0, 99),
+)
+def test_distinct_rows_are_numbered_in_their_order(count: int, taps: int, most: int, seed: int) -> None:
+    drawn = np.random.default_rng(seed).choice([-1, 0, most - 1, most], (2 * count, taps))
+    wanted, seen = drawn[:count], drawn[count:]
+    order = sorted({tuple(row) for row in wanted.tolist()})
+    keys, found = number(wanted, seen)
+    assert keys.tolist() == [order.index(tuple(row)) for row in wanted.tolist()]
+    assert found.tolist() == [order.index(r) if r in order else -1 for r in map(tuple, seen.tolist())]
 
 
 @st.composite
@@ -136,7 +151,7 @@ def test_taps_are_counted_as_in_the_window(
     outs = len(slid(windows[0], op))
     reads = np.arange(outs)[:, None] * op.stride - op.before + np.arange(op.kernel) * op.dilation
     for i in range(len(windows)):
-        places = step.out.index()[i]
+        places = step.out.index[i]
         np.testing.assert_array_equal(step.read[places], ((reads >= 0) & (reads < cells)).sum(1))
         if op.dilation == 1:
             np.testing.assert_array_equal(step.counted[places], (reads < cells + op.after).sum(1))
